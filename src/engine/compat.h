@@ -1,0 +1,76 @@
+/*
+ * compat.h
+ *		The one place where PostgreSQL versions differ.
+ *
+ * Every version switch of the project lives here, with its reason, so that
+ * the rest of the source reads as if there were one PostgreSQL.  Supported
+ * are 15 to 18.
+ */
+#ifndef TENANTMIG_COMPAT_H
+#define TENANTMIG_COMPAT_H
+
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/sinvaladt.h"
+#include "tcop/pquery.h"
+#include "utils/acl.h"
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
+#error "tenantmig supports PostgreSQL 15 to 18"
+#endif
+
+/* 16 replaced pg_class_ownercheck and its kin by object_ownercheck */
+#if PG_VERSION_NUM >= 160000
+#define relation_ownercheck(relid, roleid) \
+	object_ownercheck(RelationRelationId, (relid), (roleid))
+#define namespace_aclcheck(nspid, roleid, mode) \
+	object_aclcheck(NamespaceRelationId, (nspid), (roleid), (mode))
+#else
+#define relation_ownercheck(relid, roleid) \
+	pg_class_ownercheck((relid), (roleid))
+#define namespace_aclcheck(nspid, roleid, mode) \
+	pg_namespace_aclcheck((nspid), (roleid), (mode))
+#endif
+
+/* 17 replaced BackendId by ProcNumber: who holds a virtual transaction */
+#if PG_VERSION_NUM >= 170000
+#define vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#else
+#define vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#endif
+
+/* 17 gave LockHeldByMe a third argument */
+#if PG_VERSION_NUM >= 170000
+#define lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode), false)
+#else
+#define lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode))
+#endif
+
+/* 18 took the run_once argument away from PortalRun */
+#if PG_VERSION_NUM >= 180000
+#define portal_run(portal, dest, qc) \
+	PortalRun((portal), FETCH_ALL, true, (dest), (dest), (qc))
+#else
+#define portal_run(portal, dest, qc) \
+	PortalRun((portal), FETCH_ALL, true, true, (dest), (dest), (qc))
+#endif
+
+/* 16 moved the variable-length macros into a header of their own */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* 18 can name the module and its version in pg_get_loaded_modules() */
+#if PG_VERSION_NUM >= 180000
+#define MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tenantmig", .version = "1.0")
+#else
+#define MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+#endif							/* TENANTMIG_COMPAT_H */

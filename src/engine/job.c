@@ -1,0 +1,822 @@
+/*
+ * job.c
+ *		Jobs and their steps: rows on disk and structs in memory.
+ *
+ * The states, and who moves a job between them:
+ *
+ *		planned --start--> queued --claim--> running --> succeeded
+ *		                     ^  |               |  \---> failed
+ *		                     |  pause           |   \--> cancelled
+ *		             resume, |  v               v
+ *		              retry  +--paused <------ (pause)
+ *
+ * A job function inserts the row (queued or planned) in the caller's
+ * transaction.  Whoever holds the claim (locks.h) moves it to running and to
+ * its end.  The control functions move jobs that nobody has claimed, and only
+ * leave a request on those that somebody has.
+ *
+ * A row that says running while the claim is free, or that was recorded in
+ * another cluster or database, tells of a process that is gone: such a job
+ * counts as paused everywhere (job_state()).
+ *
+ * All statements run as the extension with search_path pinned to pg_catalog
+ * (query.c), so that unqualified operators and functions are the server's own.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "engine/compat.h"
+#include "engine/identity.h"
+#include "engine/job.h"
+#include "engine/json.h"
+#include "engine/locks.h"
+#include "engine/query.h"
+#include "engine/sqltext.h"
+#include "engine/step.h"
+#include "engine/worker.h"
+
+#define JOB_COLUMNS \
+	"id, kind, schema_name::text, relation_name::text, arguments, options, " \
+	"state, request, target, undone_by, search_path, caller, owner, " \
+	"owner_name::text, home, attempts, stalled, " \
+	"sqlstate, error, error_detail, error_hint "
+
+/* Run a query whose rows nobody wants */
+#define run_once(query) ((void) query_once(query))
+
+static Job *
+job_from_row(uint64 row)
+{
+	Job		   *job = palloc0(sizeof(Job));
+	const char *kind;
+
+	job->id = query_get_int8(row, 1, 0);
+	kind = query_get_text(row, 2);
+	job->kind = kind;
+	job->schema_name = query_get_text(row, 3);
+	job->relation_name = query_get_text(row, 4);
+	job->arguments = query_get_jsonb(row, 5);
+	job->options = query_get_jsonb(row, 6);
+	job->state = query_get_text(row, 7);
+	job->request = query_get_text(row, 8);
+	job->target = query_get_int8(row, 9, 0);
+	job->undone_by = query_get_int8(row, 10, 0);
+	job->search_path = query_get_text(row, 11);
+	job->caller = query_get_oid(row, 12);
+	job->owner = query_get_oid(row, 13);
+	job->owner_name = query_get_text(row, 14);
+	job->at_home = query_get_int8(row, 15, 0) == identity_home();
+	job->attempts = (int) query_get_int8(row, 16, 0);
+	job->stalled = (int) query_get_int8(row, 17, 0);
+	job->sqlstate = query_get_text(row, 18);
+	job->error = query_get_text(row, 19);
+	job->error_detail = query_get_text(row, 20);
+	job->error_hint = query_get_text(row, 21);
+	return job;
+}
+
+Job *
+job_read(int64 id)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	Job		   *job = NULL;
+
+	query_init(&query, "SELECT " JOB_COLUMNS
+			   "FROM tenantmig.job WHERE id = $1");
+	query_int8(&query, id);
+	SPI_connect();
+	if (query_run(&query) > 0)
+	{
+		MemoryContextSwitchTo(context);
+		job = job_from_row(0);
+	}
+	SPI_finish();
+	return job;
+}
+
+/*
+ * Whether the current user may see a job.  The rights of the role that
+ * recorded it count only where it was recorded: in a restored database its
+ * OID may be somebody else's.
+ */
+static bool
+job_visible(Oid caller, bool at_home, const char *schema_name,
+			const char *relation_name)
+{
+	if (superuser())
+		return true;
+	if (at_home && SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(caller)) &&
+		has_privs_of_role(GetUserId(), caller))
+		return true;
+	if (relation_name)
+	{
+		Oid			schema = get_namespace_oid(schema_name, true);
+		Oid			relid = OidIsValid(schema)
+			? get_relname_relid(relation_name, schema) : InvalidOid;
+
+		return OidIsValid(relid) && relation_ownercheck(relid, GetUserId());
+	}
+	return false;
+}
+
+bool
+job_is_visible(const Job *job)
+{
+	return job_visible(job->caller, job->at_home, job->schema_name,
+					   job->relation_name);
+}
+
+static void
+check_control(const Job *job)
+{
+	if (!job_is_visible(job))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for job " INT64_FORMAT, job->id),
+				 errdetail("Only the role that recorded it, the owner of its table and superusers may see and control it.")));
+}
+
+Job *
+job_get(int64 id)
+{
+	Job		   *job = job_read(id);
+
+	if (job == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job " INT64_FORMAT " does not exist", id),
+				 errhint("Look for it with: SELECT id, kind, relation, state FROM tenantmig.jobs;")));
+	check_control(job);
+	return job;
+}
+
+PG_FUNCTION_INFO_V1(tenantmig_job_visible);
+Datum
+tenantmig_job_visible(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(job_visible(PG_GETARG_OID(0),
+							   PG_GETARG_INT64(1) == identity_home(),
+							   PG_ARGISNULL(2) ? NULL : NameStr(*PG_GETARG_NAME(2)),
+							   PG_ARGISNULL(3) ? NULL : NameStr(*PG_GETARG_NAME(3))));
+}
+
+char *
+job_relation_text(const Job *job)
+{
+	return job->relation_name == NULL ? pstrdup("no relation")
+		: sql_name(job->schema_name, job->relation_name);
+}
+
+Oid
+job_relation(const Job *job)
+{
+	Oid			schema;
+	Oid			relid = InvalidOid;
+
+	if (job->relation_name == NULL)
+		return InvalidOid;
+	schema = get_namespace_oid(job->schema_name, true);
+	if (OidIsValid(schema))
+		relid = get_relname_relid(job->relation_name, schema);
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s does not exist", job_relation_text(job)),
+				 errdetail("Job " INT64_FORMAT " was recorded for a relation of that name.", job->id),
+				 errhint("If it was renamed, call the function again with the new name.")));
+	return relid;
+}
+
+const char *
+job_live_state(const Job *job)
+{
+	if (strcmp(job->state, "queued") != 0 && strcmp(job->state, "running") != 0)
+		return job->state;
+	if (!job->at_home)
+		return "paused";
+	if (strcmp(job->state, "running") == 0 && lock_job_pid(job->id) == 0)
+	{
+		/* It may have ended since the row was read: look again */
+		Job		   *again = job_read(job->id);
+
+		if (again == NULL || strcmp(again->state, "running") != 0)
+			return again ? again->state : job->state;
+		if (lock_job_pid(job->id) == 0)
+			return "paused";
+	}
+	return job->state;
+}
+
+/* --- recording ------------------------------------------------------- */
+
+static Datum
+oid_names_array(List *relids)
+{
+	ArrayBuildState *state = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		state = accumArrayResult(state,
+								 CStringGetTextDatum(sql_relation(lfirst_oid(lc))),
+								 false, TEXTOID, CurrentMemoryContext);
+	return makeArrayResult(state, CurrentMemoryContext);
+}
+
+static void
+relation_names(Oid relid, char **schema_name, char **relation_name)
+{
+	*schema_name = *relation_name = NULL;
+	if (OidIsValid(relid))
+	{
+		*relation_name = get_rel_name(relid);
+		*schema_name = get_namespace_name(get_rel_namespace(relid));
+	}
+}
+
+static Oid
+relation_owner(Oid relid)
+{
+	HeapTuple	tuple;
+	Oid			owner;
+
+	if (!OidIsValid(relid))
+		return GetUserId();
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Insert the row; the jobs that must come first are found in the same breath */
+static int64
+insert_job(const JobRequest *request, const char *state)
+{
+	OwnQuery	query;
+	char	   *schema_name;
+	char	   *relation_name;
+	Oid			owner = relation_owner(request->relid);
+	int64		id;
+	List	   *touches = list_copy(request->reads);
+
+	if (OidIsValid(request->relid))
+		touches = lappend_oid(touches, request->relid);
+	relation_names(request->relid, &schema_name, &relation_name);
+
+	query_init(&query,
+			   "INSERT INTO tenantmig.job (kind, schema_name, relation_name, "
+			   "arguments, options, state, target, caller, owner, owner_name, "
+			   "search_path, home, queued_at, depends) "
+			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
+			   "CASE WHEN $6 = 'queued' THEN clock_timestamp() END, "
+			   "COALESCE((SELECT array_agg(d.id ORDER BY d.id) "
+			   " FROM tenantmig.job d WHERE d.home = $12 "
+			   " AND d.state IN ('queued', 'running', 'paused') "
+			   " AND format('%I.%I', d.schema_name, d.relation_name) = ANY ($13)), '{}') "
+			   "RETURNING id");
+	query_text(&query, request->kind);
+	query_name(&query, schema_name);
+	query_name(&query, relation_name);
+	query_jsonb(&query, request->arguments);
+	query_jsonb(&query, request->options ? request->options
+				: json_end(json_begin()));
+	query_text(&query, state);
+	query_datum(&query, INT8OID, Int64GetDatum(request->target),
+				request->target == 0);
+	query_oid(&query, GetUserId());
+	query_oid(&query, owner);
+	query_name(&query, GetUserNameFromId(owner, false));
+	query_text(&query, namespace_search_path);
+	query_int8(&query, identity_home());
+	query_datum(&query, TEXTARRAYOID, oid_names_array(touches), false);
+
+	SPI_connect();
+	query_run(&query);
+	id = query_get_int8(0, 1, 0);
+	SPI_finish();
+	return id;
+}
+
+/* The newest job that stands for the same call, or NULL */
+static Job *
+find_twin(const JobRequest *request)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	char	   *schema_name;
+	char	   *relation_name;
+	Job		   *twin = NULL;
+
+	relation_names(request->relid, &schema_name, &relation_name);
+	query_init(&query, "SELECT " JOB_COLUMNS "FROM tenantmig.job "
+			   "WHERE kind = $1 AND schema_name IS NOT DISTINCT FROM $2 "
+			   "AND relation_name IS NOT DISTINCT FROM $3 "
+			   "AND arguments = $4 AND target IS NOT DISTINCT FROM $5 "
+			   "AND undone_by IS NULL AND home = $6 "
+			   "AND state IN ('queued', 'running', 'paused', 'succeeded') "
+			   "ORDER BY id DESC LIMIT 1");
+	query_text(&query, request->kind);
+	query_name(&query, schema_name);
+	query_name(&query, relation_name);
+	query_jsonb(&query, request->arguments);
+	query_datum(&query, INT8OID, Int64GetDatum(request->target),
+				request->target == 0);
+	query_int8(&query, identity_home());
+	SPI_connect();
+	if (query_run(&query) > 0)
+	{
+		MemoryContextSwitchTo(context);
+		twin = job_from_row(0);
+	}
+	SPI_finish();
+	return twin;
+}
+
+int64
+job_reuse(const JobRequest *request)
+{
+	const StepOps *ops = step_ops(request->kind);
+	Identity	saved;
+	Job		   *twin;
+	bool		holds;
+
+	if (OidIsValid(request->relid))
+		lock_recording(request->relid);
+	twin = find_twin(request);
+	if (twin == NULL)
+		return 0;
+	if (strcmp(twin->state, "succeeded") != 0)
+	{
+		/* Nobody at work, though somebody should be: ask again */
+		if (strcmp(twin->state, "paused") != 0 && lock_job_pid(twin->id) == 0)
+		{
+			twin->state = "queued";
+			worker_ask_at_commit(twin->id);
+		}
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT ": %s is %s already", twin->id,
+						request->describe, twin->state),
+				 strcmp(twin->state, "paused") == 0
+				 ? errhint("Go on with it with: SELECT tenantmig.resume(" INT64_FORMAT ");",
+						   twin->id)
+				 : errhint("Wait for it with: CALL tenantmig.wait(" INT64_FORMAT ");",
+						   twin->id)));
+		return twin->id;
+	}
+	if (ops->holds == NULL)
+		return 0;
+	identity_enter_owner(&saved, relation_owner(request->relid), NULL);
+	holds = ops->holds(twin, request->relid);
+	identity_leave(&saved);
+	if (!holds)
+		return 0;
+	ereport(NOTICE,
+			(errmsg("job " INT64_FORMAT " has done this already: %s",
+					twin->id, request->describe)));
+	return twin->id;
+}
+
+static void
+plan_job(int64 id, const JobRequest *request)
+{
+	const StepOps *ops = step_ops(request->kind);
+	Identity	saved;
+	Jsonb	   *plan;
+	OwnQuery	query;
+
+	identity_enter_owner(&saved, relation_owner(request->relid), NULL);
+	plan = ops->plan(job_read(id), request->relid);
+	identity_leave(&saved);
+
+	query_init(&query, "UPDATE tenantmig.job SET plan = $2 WHERE id = $1");
+	query_int8(&query, id);
+	query_jsonb(&query, plan);
+	run_once(&query);
+	ereport(NOTICE,
+			(errmsg("job " INT64_FORMAT ": %s planned, nothing was changed",
+					id, request->describe),
+			 errhint("See the plan with SELECT tenantmig.report(" INT64_FORMAT "); and run it with SELECT tenantmig.start(" INT64_FORMAT ");",
+					 id, id)));
+}
+
+int64
+job_submit(const JobRequest *request)
+{
+	int64		id;
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot record a job during recovery"),
+				 errhint("Call the function on the primary server.")));
+	if (request->dry_run)
+	{
+		id = insert_job(request, "planned");
+		plan_job(id, request);
+		return id;
+	}
+	id = job_reuse(request);
+	if (id != 0)
+		return id;
+	id = insert_job(request, "queued");
+	worker_ask_at_commit(id);
+	ereport(NOTICE,
+			(errmsg("job " INT64_FORMAT ": %s queued", id, request->describe),
+			 errhint("Watch it with SELECT * FROM tenantmig.stat_progress WHERE job = " INT64_FORMAT "; wait for it with CALL tenantmig.wait(" INT64_FORMAT ");",
+					 id, id)));
+	return id;
+}
+
+int64
+job_record(const JobRequest *request)
+{
+	return insert_job(request, "running");
+}
+
+void
+job_record_step(int64 job, const char *relation, const char *statement,
+				const char *inverse, LOCKMODE mode)
+{
+	(void) step_write(job, STEP_STATEMENT, relation, "done", statement,
+					  inverse, false, mode);
+}
+
+void
+job_record_end(int64 job)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET state = 'succeeded', "
+			   "started_at = created_at, finished_at = clock_timestamp(), "
+			   "attempts = 1 WHERE id = $1");
+	query_int8(&query, job);
+	run_once(&query);
+}
+
+/* --- state changes --------------------------------------------------- */
+
+void
+job_set_state(int64 id, const char *state)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET state = $2, request = NULL, "
+			   "finished_at = CASE WHEN $2 IN ('succeeded', 'cancelled') "
+			   "THEN clock_timestamp() ELSE finished_at END "
+			   "WHERE id = $1");
+	query_int8(&query, id);
+	query_text(&query, state);
+	run_once(&query);
+}
+
+void
+job_set_request(int64 id, const char *what)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET request = $2 WHERE id = $1");
+	query_int8(&query, id);
+	query_text(&query, what);
+	run_once(&query);
+}
+
+void
+job_claimed(int64 id, Oid owner, const char *owner_name)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET state = 'running', "
+			   "request = NULL, attempts = attempts + 1, stalled = stalled + 1, "
+			   "started_at = COALESCE(started_at, clock_timestamp()), "
+			   "finished_at = NULL, owner = $2, owner_name = $3, "
+			   "sqlstate = NULL, error = NULL, error_detail = NULL, error_hint = NULL "
+			   "WHERE id = $1");
+	query_int8(&query, id);
+	query_oid(&query, owner);
+	query_name(&query, owner_name);
+	run_once(&query);
+
+	query_init(&query, "INSERT INTO tenantmig.job_progress (job, updated_at) "
+			   "VALUES ($1, clock_timestamp()) ON CONFLICT (job) DO UPDATE "
+			   "SET throttle_reason = NULL, updated_at = clock_timestamp()");
+	query_int8(&query, id);
+	run_once(&query);
+}
+
+void
+job_failed(int64 id, const ErrorData *error)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET state = 'failed', "
+			   "request = NULL, finished_at = clock_timestamp(), "
+			   "sqlstate = $2, error = $3, error_detail = $4, error_hint = $5 "
+			   "WHERE id = $1");
+	query_int8(&query, id);
+	query_text(&query, unpack_sql_state(error->sqlerrcode));
+	query_text(&query, error->message);
+	query_text(&query, error->detail);
+	query_text(&query, error->hint);
+	run_once(&query);
+}
+
+void
+job_requeued(int64 id, Oid caller, const char *search_path)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET state = 'queued', "
+			   "request = NULL, stalled = 0, caller = $2, home = $3, "
+			   "queued_at = clock_timestamp(), finished_at = NULL, "
+			   "search_path = CASE WHEN home = $3 THEN search_path ELSE $4 END "
+			   "WHERE id = $1");
+	query_int8(&query, id);
+	query_oid(&query, caller);
+	query_int8(&query, identity_home());
+	query_text(&query, search_path);
+	run_once(&query);
+}
+
+void
+job_set_options(int64 id, Jsonb *options)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET options = $2 WHERE id = $1");
+	query_int8(&query, id);
+	query_jsonb(&query, options);
+	run_once(&query);
+}
+
+void
+job_set_undone(int64 id, int64 undone_by)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET undone_by = $2 WHERE id = $1");
+	query_int8(&query, id);
+	query_int8(&query, undone_by);
+	run_once(&query);
+}
+
+void
+job_renamed(int64 id, Oid relid)
+{
+	OwnQuery	query;
+	char	   *schema_name;
+	char	   *relation_name;
+
+	relation_names(relid, &schema_name, &relation_name);
+	query_init(&query, "UPDATE tenantmig.job SET schema_name = $2, "
+			   "relation_name = $3 WHERE id = $1");
+	query_int8(&query, id);
+	query_name(&query, schema_name);
+	query_name(&query, relation_name);
+	run_once(&query);
+}
+
+Jsonb *
+job_summary(int64 id)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	Jsonb	   *summary = NULL;
+
+	query_init(&query, "SELECT summary FROM tenantmig.job WHERE id = $1");
+	query_int8(&query, id);
+	SPI_connect();
+	if (query_run(&query) > 0)
+	{
+		MemoryContextSwitchTo(context);
+		summary = query_get_jsonb(0, 1);
+	}
+	SPI_finish();
+	return summary;
+}
+
+void
+job_merge_summary(int64 id, Jsonb *facts)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET summary = summary || $2 WHERE id = $1");
+	query_int8(&query, id);
+	query_jsonb(&query, facts);
+	run_once(&query);
+}
+
+void
+job_add_error(int64 id, const char *relation, Jsonb *key,
+			  const char *sqlstate, const char *message)
+{
+	OwnQuery	query;
+
+	query_init(&query, "INSERT INTO tenantmig.job_error "
+			   "(job, relation, key, sqlstate, message) "
+			   "VALUES ($1, $2, $3, $4, $5)");
+	query_int8(&query, id);
+	query_text(&query, relation);
+	query_jsonb(&query, key);
+	query_text(&query, sqlstate);
+	query_text(&query, message);
+	run_once(&query);
+}
+
+/* --- what comes first ------------------------------------------------ */
+
+int64
+job_unmet_dependency(int64 id, bool *failed)
+{
+	OwnQuery	query;
+	int64		other = 0;
+
+	*failed = false;
+	query_init(&query, "SELECT d.id, d.state IN ('failed', 'cancelled') "
+			   "FROM tenantmig.job j JOIN tenantmig.job d ON d.id = ANY (j.depends) "
+			   "WHERE j.id = $1 AND d.state <> 'succeeded' "
+			   "ORDER BY d.state IN ('failed', 'cancelled') DESC, d.id LIMIT 1");
+	query_int8(&query, id);
+	SPI_connect();
+	if (query_run(&query) > 0)
+	{
+		other = query_get_int8(0, 1, 0);
+		*failed = query_get_bool(0, 2);
+	}
+	SPI_finish();
+	return other;
+}
+
+List *
+job_ready_list(int most, bool interrupted)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	uint64		count;
+	List	   *ready = NIL;
+
+	query_init(&query, "SELECT j.id FROM tenantmig.job j "
+			   "WHERE (j.state = 'queued' OR ($3 AND j.state = 'running')) "
+			   "AND j.home = $1 AND NOT EXISTS (SELECT FROM tenantmig.job d "
+			   " WHERE d.id = ANY (j.depends) "
+			   " AND d.state IN ('queued', 'running', 'paused')) "
+			   "ORDER BY j.id LIMIT $2");
+	query_int8(&query, identity_home());
+	query_int8(&query, most);
+	query_bool(&query, interrupted);
+	SPI_connect();
+	count = query_run(&query);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < count; i++)
+	{
+		int64	   *id = palloc(sizeof(int64));
+
+		*id = query_get_int8(i, 1, 0);
+		ready = lappend(ready, id);
+	}
+	SPI_finish();
+	return ready;
+}
+
+/* --- steps ----------------------------------------------------------- */
+
+static const char *const step_kind_names[] = {
+	[STEP_STATEMENT] = "statement",
+	[STEP_TOPLEVEL] = "toplevel",
+	[STEP_BATCHES] = "batches",
+};
+
+int
+step_write(int64 job, StepKind kind, const char *relation, const char *state,
+		   const char *statement, const char *inverse, bool temporary,
+		   LOCKMODE mode)
+{
+	OwnQuery	query;
+	int			position;
+
+	SPI_connect();
+	query_init(&query, "UPDATE tenantmig.job_step SET state = $3, "
+			   "finished_at = CASE WHEN $3 = 'done' THEN clock_timestamp() END "
+			   "WHERE job = $1 AND statement = $2 AND state <> 'planned' "
+			   "RETURNING position");
+	query_int8(&query, job);
+	query_text(&query, statement);
+	query_text(&query, state);
+	if (query_run(&query) == 0)
+	{
+		query_init(&query, "INSERT INTO tenantmig.job_step (job, position, kind, "
+				   "relation, state, statement, inverse, temporary, lock_mode, "
+				   "started_at, finished_at) "
+				   "SELECT $1, COALESCE((SELECT max(position) "
+				   " FROM tenantmig.job_step WHERE job = $1), 0) + 1, "
+				   "$2, $3, $4, $5, $6, $7, $8, "
+				   "CASE WHEN $4 <> 'planned' THEN clock_timestamp() END, "
+				   "CASE WHEN $4 = 'done' THEN clock_timestamp() END "
+				   "RETURNING position");
+		query_int8(&query, job);
+		query_text(&query, step_kind_names[kind]);
+		query_text(&query, relation);
+		query_text(&query, state);
+		query_text(&query, statement);
+		query_text(&query, inverse);
+		query_bool(&query, temporary);
+		query_text(&query, mode == NoLock ? NULL : lock_mode_name(mode));
+		query_run(&query);
+	}
+	position = (int) query_get_int8(0, 1, 0);
+	SPI_finish();
+	return position;
+}
+
+void
+step_set_state(int64 job, int position, const char *state)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job_step SET state = $3, "
+			   "finished_at = clock_timestamp() "
+			   "WHERE job = $1 AND position = $2");
+	query_int8(&query, job);
+	query_int4(&query, position);
+	query_text(&query, state);
+	run_once(&query);
+}
+
+const char *
+step_state(int64 job, const char *statement)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	char	   *state = NULL;
+
+	query_init(&query, "SELECT state FROM tenantmig.job_step "
+			   "WHERE job = $1 AND statement = $2 AND state <> 'planned'");
+	query_int8(&query, job);
+	query_text(&query, statement);
+	SPI_connect();
+	if (query_run(&query) > 0)
+	{
+		MemoryContextSwitchTo(context);
+		state = query_get_text(0, 1);
+	}
+	SPI_finish();
+	return state;
+}
+
+List *
+step_list(int64 job)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	uint64		count;
+	List	   *steps = NIL;
+
+	query_init(&query, "SELECT position, kind, relation, state, statement, "
+			   "inverse, temporary, lock_mode FROM tenantmig.job_step "
+			   "WHERE job = $1 ORDER BY position");
+	query_int8(&query, job);
+	SPI_connect();
+	count = query_run(&query);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < count; i++)
+	{
+		JobStep    *step = palloc0(sizeof(JobStep));
+		char	   *kind = query_get_text(i, 2);
+
+		step->position = (int) query_get_int8(i, 1, 0);
+		for (int k = 0; k < lengthof(step_kind_names); k++)
+			if (strcmp(kind, step_kind_names[k]) == 0)
+				step->kind = k;
+		step->relation = query_get_text(i, 3);
+		step->state = query_get_text(i, 4);
+		step->statement = query_get_text(i, 5);
+		step->inverse = query_get_text(i, 6);
+		step->temporary = query_get_bool(i, 7);
+		step->lock_mode = query_get_text(i, 8);
+		steps = lappend(steps, step);
+	}
+	SPI_finish();
+	return steps;
+}
+
+void
+step_forget_planned(int64 job)
+{
+	OwnQuery	query;
+
+	query_init(&query, "DELETE FROM tenantmig.job_step "
+			   "WHERE job = $1 AND state = 'planned'");
+	query_int8(&query, job);
+	run_once(&query);
+}

@@ -1,0 +1,287 @@
+/*
+ * locks.c
+ *		Advisory locks of the engine, and strong locks on users' tables.
+ *
+ * Advisory locks.  Ours are advisory locks of the lock manager with a fourth
+ * field that no SQL function can make, so that they never meet those of the
+ * application.  pg_locks shows them as locktype advisory with an objsubid of
+ * LOCK_JOB, LOCK_SLOT or LOCK_RECORDING.  A function of the user's that calls
+ * pg_advisory_unlock_all() in a worker can still drop the claim, hence
+ * lock_holds_job(), asked for in each batch.
+ *
+ * Strong locks.  A request for a strong lock that has to wait makes everybody
+ * wait who comes after it.  So no wait is longer than tenantmig.lock_timeout;
+ * then the request is withdrawn, the queue moves, and it is asked for again
+ * after a rest.  This holds for clean-up too.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "engine/compat.h"
+#include "engine/locks.h"
+#include "engine/settings.h"
+#include "engine/sqltext.h"
+
+#define LOCK_JOB		0x7401
+#define LOCK_SLOT		0x7402
+#define LOCK_RECORDING	0x7403
+
+static void
+set_tag(LOCKTAG *tag, int64 key, int what)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId,
+						 (uint32) (((uint64) key) >> 32), (uint32) key, what);
+}
+
+static bool
+claim(int64 key, int what)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, key, what);
+	if (lock_held_by_me(&tag, ExclusiveLock))
+		return false;
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+static void
+release(int64 key, int what)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, key, what);
+	if (lock_held_by_me(&tag, ExclusiveLock))
+		(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* A process that holds a lock in conflict with mode, 0 if none is known */
+static int
+holder_pid(const LOCKTAG *tag, LOCKMODE mode, bool *held)
+{
+	int			count;
+	VirtualTransactionId *vxids = GetLockConflicts(tag, mode, &count);
+
+	*held = count > 0;
+	for (int i = 0; i < count; i++)
+	{
+		PGPROC	   *proc = vxid_proc(vxids[i]);
+
+		if (proc && proc->pid != 0)
+			return proc->pid;
+	}
+	return 0;
+}
+
+bool
+lock_claim_job(int64 job)
+{
+	return claim(job, LOCK_JOB);
+}
+
+void
+lock_release_job(int64 job)
+{
+	release(job, LOCK_JOB);
+}
+
+bool
+lock_holds_job(int64 job)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, job, LOCK_JOB);
+	return lock_held_by_me(&tag, ExclusiveLock);
+}
+
+int
+lock_job_pid(int64 job)
+{
+	LOCKTAG		tag;
+	bool		held;
+
+	if (lock_holds_job(job))
+		return MyProcPid;
+	set_tag(&tag, job, LOCK_JOB);
+	return holder_pid(&tag, ExclusiveLock, &held);
+}
+
+int
+lock_claim_slot(void)
+{
+	for (int slot = 0; slot < setting_max_workers; slot++)
+		if (claim(slot, LOCK_SLOT))
+			return slot;
+	return -1;
+}
+
+void
+lock_release_slot(int slot)
+{
+	if (slot >= 0)
+		release(slot, LOCK_SLOT);
+}
+
+int
+lock_slots_taken(void)
+{
+	int			taken = 0;
+
+	for (int slot = 0; slot < setting_max_workers; slot++)
+	{
+		LOCKTAG		tag;
+		bool		held;
+
+		set_tag(&tag, slot, LOCK_SLOT);
+		(void) holder_pid(&tag, ExclusiveLock, &held);
+		taken += held;
+	}
+	return taken;
+}
+
+void
+lock_recording(Oid relid)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, (int64) relid, LOCK_RECORDING);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+void
+lock_set_timeout(int ms)
+{
+	char		value[32];
+
+	snprintf(value, sizeof(value), "%d", ms);
+	(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+int
+lock_backoff(int attempt)
+{
+	return Min(100 << Min(attempt, 6), 5000);
+}
+
+static void
+describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
+{
+	LOCKTAG		tag;
+	bool		held;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	blocker->pid = holder_pid(&tag, mode, &held);
+	blocker->relation = sql_relation(relid);
+	if (blocker->pid != 0)
+		blocker->detail = psprintf("Process %d holds a lock on %s; its last query: %s",
+								   blocker->pid, blocker->relation,
+								   sql_printable(pgstat_get_backend_current_activity(blocker->pid, true)));
+	else if (held)
+		blocker->detail = psprintf("A prepared transaction holds a lock on %s.",
+								   blocker->relation);
+	else
+		blocker->detail = psprintf("Whoever held a lock on %s has gone by now.",
+								   blocker->relation);
+}
+
+bool
+lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile Oid current = relid;
+	volatile bool had = false;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		List	   *children;
+		ListCell   *lc;
+		int			save_nestlevel = NewGUCNestLevel();
+		char		timeout[32];
+
+		snprintf(timeout, sizeof(timeout), "%d", setting_lock_timeout);
+		(void) set_config_option("lock_timeout", timeout, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		MemoryContextSwitchTo(context);
+		LockRelationOid(relid, mode);
+		children = find_all_inheritors(relid, NoLock, NULL);
+		foreach(lc, children)
+		{
+			current = lfirst_oid(lc);
+			if (current != relid)
+				LockRelationOid(current, mode);
+		}
+		AtEOXact_GUC(false, save_nestlevel);
+		ReleaseCurrentSubTransaction();
+		had = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (!had && blocker)
+		describe_blocker(current, mode, blocker);
+	return had;
+}
+
+void
+lock_not_had(const LockBlocker *blocker)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("could not lock relation %s in time", blocker->relation),
+			 errdetail_internal("%s", blocker->detail),
+			 blocker->pid != 0
+			 ? errhint("Wait for that process or end it with SELECT pg_terminate_backend(%d), then call again; or raise tenantmig.lock_retries.",
+					   blocker->pid)
+			 : errhint("Call again, or raise tenantmig.lock_retries.")));
+}
+
+void
+lock_tree_or_error(Oid relid, LOCKMODE mode)
+{
+	LockBlocker blocker;
+
+	for (int attempt = 0;; attempt++)
+	{
+		if (lock_tree_try(relid, mode, &blocker))
+			return;
+		if (attempt >= setting_lock_retries)
+			lock_not_had(&blocker);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 lock_backoff(attempt), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+const char *
+lock_mode_name(LOCKMODE mode)
+{
+	return GetLockmodeName(DEFAULT_LOCKMETHOD, mode);
+}

@@ -1,0 +1,57 @@
+/*
+ * locks.h
+ *		Advisory locks of the engine, and strong locks on users' tables.
+ */
+#ifndef TENANTMIG_LOCKS_H
+#define TENANTMIG_LOCKS_H
+
+#include "lib/stringinfo.h"
+#include "storage/lock.h"
+
+/* A job is claimed under a session lock: a running job whose lock is free
+ * belongs to a dead process. */
+extern bool lock_claim_job(int64 job);
+extern void lock_release_job(int64 job);
+extern bool lock_holds_job(int64 job);
+extern int	lock_job_pid(int64 job);	/* 0: nobody */
+
+/* One of the tenantmig.max_workers places of this database; -1: all taken */
+extern int	lock_claim_slot(void);
+extern void lock_release_slot(int slot);
+extern int	lock_slots_taken(void);
+
+/* Until the end of the transaction: two sessions that record jobs on the same
+ * table do so one after the other. */
+extern void lock_recording(Oid relid);
+
+/*
+ * Ask for a lock on a relation and all that inherits from it, waiting at most
+ * tenantmig.lock_timeout for each.  False: not had, nothing is held; blocker
+ * tells who is in the way.
+ */
+typedef struct LockBlocker
+{
+	int			pid;			/* 0: unknown, such as a prepared transaction */
+	char	   *detail;			/* palloc'd sentence for an errdetail */
+	char	   *relation;		/* which relation, palloc'd */
+} LockBlocker;
+
+extern bool lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker);
+
+/* The same with tenantmig.lock_retries and backoff, for functions that work in
+ * the caller's transaction.  Raises 55P03 when it gives up. */
+extern void lock_tree_or_error(Oid relid, LOCKMODE mode);
+
+/* Raise 55P03 that names the blocker */
+extern void lock_not_had(const LockBlocker *blocker) pg_attribute_noreturn();
+
+/* How long to rest before the attempt after this one, in ms; attempt from 0 */
+extern int	lock_backoff(int attempt);
+
+/* No lock wait lasts longer than this, until identity_leave() or, outside of
+ * one, the end of the transaction */
+extern void lock_set_timeout(int ms);
+
+extern const char *lock_mode_name(LOCKMODE mode);
+
+#endif							/* TENANTMIG_LOCKS_H */

@@ -1,0 +1,135 @@
+/*
+ * run.h
+ *		A job at work in this process.
+ */
+#ifndef TENANTMIG_RUN_H
+#define TENANTMIG_RUN_H
+
+#include "engine/job.h"
+#include "engine/identity.h"
+
+typedef struct Progress
+{
+	const char *phase;			/* a constant */
+	int64		rows_total;		/* -1: not known */
+	int64		rows_done;
+	int64		blocks_total;
+	int64		blocks_done;
+	double		rows_per_second;
+	int64		wal_bytes;
+	int64		batches;
+	char	   *throttle_reason;	/* NULL: none */
+	Jsonb	   *checkpoint;		/* in the run's context */
+} Progress;
+
+typedef struct JobRun
+{
+	Job		   *job;
+	Oid			relid;			/* the table, resolved when the run started */
+	Oid			owner;			/* its owner, as whom the user's code runs */
+	bool		foreground;		/* CALL run(), in a session of the user's */
+	bool		cancelling;		/* only to clean up */
+	MemoryContext context;		/* lives as long as the run */
+	MemoryContext scratch;		/* reset before every transaction */
+	Progress	progress;
+} JobRun;
+
+/*
+ * One transaction.  The body runs with SPI connected and a snapshot active,
+ * as the session's user, in the scratch context.  Returns NULL when it
+ * committed; otherwise it was rolled back, and the error is returned in the
+ * run's context.  No transaction is open afterwards (in the foreground: a new
+ * one that has done nothing).
+ */
+typedef void (*RunBody) (JobRun *run, void *arg);
+extern ErrorData *run_transaction(JobRun *run, RunBody body, void *arg);
+
+/* Call something that runs transactions of its own, outside of any; returns
+ * its error or NULL */
+extern ErrorData *run_catch(JobRun *run, RunBody work, void *arg);
+
+/* The same as run_transaction; raises the error */
+extern void run_or_error(JobRun *run, RunBody body, void *arg);
+
+/* The same, and asks again after a rest when the error is a passing one
+ * (run_is_transient); raises, or returns, the error when it stays. */
+extern void run_patiently(JobRun *run, RunBody body, void *arg);
+extern ErrorData *run_try_patiently(JobRun *run, RunBody body, void *arg);
+
+/* Book-keeping: cannot be cancelled half-way */
+extern void run_bookkeeping(JobRun *run, RunBody body, void *arg);
+
+/* Within a transaction: work as the owner of the table, and back */
+extern void run_enter_owner(JobRun *run, Identity *saved);
+
+/* One statement as the owner over SPI, within a transaction */
+extern uint64 run_sql(JobRun *run, const char *sql);
+
+/* Lock not had, deadlock, serialization failure and the like */
+extern bool run_is_transient(const ErrorData *error);
+
+/*
+ * Within a transaction: raise a cancellation if pause() or cancel() was
+ * called, or if the claim was lost, and take over changed options.
+ */
+extern void run_check_request(JobRun *run);
+
+/* Rest, but wake up and raise when a request comes.  No transaction open. */
+extern void run_rest(JobRun *run, int ms, const char *reason);
+
+/* The reason of the last rest is over; the next progress row will say so */
+extern void run_forget_throttle(JobRun *run);
+
+/* Write the progress row: within the transaction that is open */
+extern void run_write_progress(JobRun *run);
+/* The same in a transaction of its own */
+extern void run_set_phase(JobRun *run, const char *phase);
+
+/*
+ * A step that is one statement, in one transaction with its journal entry.
+ * Takes the lock on the table (and what inherits from it) first, under
+ * lock_timeout and with retries.  Does nothing if the job has done it
+ * already.  temporary: its inverse runs at the end of the job.
+ */
+extern void run_statement(JobRun *run, Oid relid, LOCKMODE mode,
+						  const char *statement, const char *inverse,
+						  bool temporary);
+
+/* The same within a transaction that is open, without asking whether it was
+ * done already */
+extern void run_statement_within(JobRun *run, Oid relid, LOCKMODE mode,
+								 const char *statement, const char *inverse,
+								 bool temporary);
+
+/* Run the inverses of the temporary steps of this job, and of a top-level step
+ * that has begun and not ended */
+extern void run_clean_up(JobRun *run);
+
+/* A step outside of a transaction block: journaled, run, marked */
+extern void run_toplevel(JobRun *run, const char *relation,
+						 const char *statement, const char *inverse);
+
+/* Run one recorded inverse of "target" and mark the step as undone */
+extern void run_inverse(JobRun *run, const Job *target, const JobStep *step);
+
+/* For the report */
+extern void run_note(JobRun *run, Jsonb *facts);
+extern void run_error_row(JobRun *run, const char *relation, Jsonb *key,
+						  const char *sqlstate, const char *message);
+
+typedef enum RunOutcome
+{
+	RUN_ENDED,					/* succeeded, failed, cancelled or paused */
+	RUN_NOT_CLAIMED,			/* somebody else has it, or nothing to do */
+	RUN_NO_SLOT,				/* max_workers are at work */
+	RUN_NOT_READY				/* an earlier job must end first */
+} RunOutcome;
+
+/*
+ * Claim a job and do it.  In a worker: no transaction is open at entry or
+ * exit.  In the foreground: within SPI in non-atomic mode; errors of the job
+ * are raised after they were recorded.
+ */
+extern RunOutcome job_run(int64 id, bool foreground);
+
+#endif							/* TENANTMIG_RUN_H */

@@ -1,0 +1,23 @@
+/*
+ * settings.h
+ *		The tenantmig.* configuration parameters.
+ */
+#ifndef TENANTMIG_SETTINGS_H
+#define TENANTMIG_SETTINGS_H
+
+extern int	setting_lock_timeout;	/* ms */
+extern int	setting_lock_retries;
+extern int	setting_max_workers;
+extern int	setting_batch_target;	/* ms */
+extern int	setting_max_wal_rate;	/* kB per second, 0: no limit */
+extern int	setting_max_replication_lag;	/* ms, 0: no limit */
+extern double setting_nice;
+extern bool setting_autostart;
+
+#ifdef TENANTMIG_STOP_POINTS
+extern char *setting_stop_point;
+#endif
+
+extern void settings_define(void);
+
+#endif							/* TENANTMIG_SETTINGS_H */

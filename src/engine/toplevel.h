@@ -1,0 +1,19 @@
+/*
+ * toplevel.h
+ *		Statements that cannot run inside a transaction block.
+ */
+#ifndef TENANTMIG_TOPLEVEL_H
+#define TENANTMIG_TOPLEVEL_H
+
+/*
+ * Run one utility command as a client at the top level would: CREATE INDEX
+ * CONCURRENTLY, DROP INDEX CONCURRENTLY, VACUUM, ANALYZE.  No transaction may
+ * be open at entry; none is at exit.  Returns NULL or the error, in context.
+ * The command runs as "user"; PostgreSQL itself runs index functions and the
+ * like as the owner of the table, security-restricted.
+ */
+extern ErrorData *toplevel_run(const char *sql, Oid user,
+							   const char *search_path,
+							   MemoryContext context);
+
+#endif							/* TENANTMIG_TOPLEVEL_H */

@@ -1,0 +1,220 @@
+/*
+ * worker.c
+ *		Background workers: asked for at commit, one job each.
+ *
+ * A job function only notes the job.  When its transaction has committed, a
+ * dynamic background worker is registered; after a rollback nothing happens.
+ * The worker claims the job, does it, starts workers for the jobs that its end
+ * has made ready, and exits.  Nobody waits in between, so nothing polls.
+ *
+ * If no worker can be had (max_worker_processes is used up), the job stays
+ * queued.  With tenantmig preloaded the launcher asks again; without, the next
+ * worker that ends, resume(), wait() or the next call of a job function does.
+ *
+ * The worker's session is the bootstrap superuser's; see identity.c for what
+ * runs as whom.  Exit codes: 0 after a job, whatever became of it; 1 when the
+ * process was told to go or could not keep its books.  Neither is restarted:
+ * a worker that dies leaves its job interrupted, and who resumes it is said
+ * above.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "engine/compat.h"
+#include "engine/job.h"
+#include "engine/launcher.h"
+#include "engine/locks.h"
+#include "engine/run.h"
+#include "engine/settings.h"
+#include "engine/stop_point.h"
+#include "engine/worker.h"
+
+typedef struct WorkerArgs
+{
+	Oid			database;
+	int64		job;
+} WorkerArgs;
+
+StaticAssertDecl(sizeof(WorkerArgs) <= BGW_EXTRALEN,
+				 "worker arguments must fit into bgw_extra");
+
+/* What to do when the transaction commits; lives in TopMemoryContext because
+ * commit callbacks come late */
+static List *asked = NIL;		/* of int64 * */
+static List *interrupted = NIL; /* of int64 * */
+
+static void
+note_job(List **list, int64 job)
+{
+	MemoryContext context = MemoryContextSwitchTo(TopMemoryContext);
+	int64	   *id = palloc(sizeof(int64));
+
+	*id = job;
+	*list = lappend(*list, id);
+	MemoryContextSwitchTo(context);
+}
+
+void
+worker_ask_at_commit(int64 job)
+{
+	note_job(&asked, job);
+}
+
+void
+worker_interrupt_at_commit(int64 job)
+{
+	note_job(&interrupted, job);
+}
+
+static void
+forget_notes(void)
+{
+	list_free_deep(asked);
+	list_free_deep(interrupted);
+	asked = interrupted = NIL;
+}
+
+static void
+act_on_notes(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, asked)
+	{
+		int64		job = *(int64 *) lfirst(lc);
+
+		if (!worker_start(MyDatabaseId, job) && !launcher_ask(MyDatabaseId))
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("no free worker slot for job " INT64_FORMAT "; it stays queued", job),
+					 errhint("Raise max_worker_processes, call SELECT tenantmig.resume(" INT64_FORMAT ") when a slot is free, or run it here with CALL tenantmig.run(" INT64_FORMAT ").",
+							 job, job)));
+	}
+	foreach(lc, interrupted)
+	{
+		int			pid = lock_job_pid(*(int64 *) lfirst(lc));
+
+		if (pid != 0 && pid != MyProcPid)
+			kill(pid, SIGINT);
+	}
+}
+
+static void
+at_end_of_transaction(XactEvent event, void *arg)
+{
+	if (asked == NIL && interrupted == NIL)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			act_on_notes();
+			forget_notes();
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			forget_notes();
+			break;
+		default:
+			break;
+	}
+}
+
+void
+worker_init(void)
+{
+	RegisterXactCallback(at_end_of_transaction, NULL);
+}
+
+bool
+worker_start(Oid database, int64 job)
+{
+	BackgroundWorker worker;
+	WorkerArgs	args = {.database = database,.job = job};
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tenantmig");
+	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name),
+			 "tenantmig_worker_main");
+	snprintf(worker.bgw_name, BGW_MAXLEN, "tenantmig job " INT64_FORMAT, job);
+	snprintf(worker.bgw_type, BGW_MAXLEN, "tenantmig worker");
+	memcpy(worker.bgw_extra, &args, sizeof(args));
+	return RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+/* The extension may have been dropped, or never made, in this database */
+static bool
+extension_is_here(void)
+{
+	return OidIsValid(get_extension_oid("tenantmig", true));
+}
+
+bool
+worker_start_ready(bool interrupted)
+{
+	bool		all = true;
+	List	   *ready = NIL;
+	ListCell   *lc;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (extension_is_here() && !RecoveryInProgress())
+		ready = job_ready_list(Max(setting_max_workers, 1), interrupted);
+	foreach(lc, ready)
+	{
+		int64		job = *(int64 *) lfirst(lc);
+
+		if (lock_job_pid(job) == 0 && lock_slots_taken() < setting_max_workers)
+			all = worker_start(MyDatabaseId, job) && all;
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return all;
+}
+
+void
+tenantmig_worker_main(Datum arg)
+{
+	WorkerArgs	args;
+	RunOutcome	outcome;
+
+	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(args.database, InvalidOid, 0);
+	pgstat_report_appname(MyBgworkerEntry->bgw_name);
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (!extension_is_here())
+	{
+		CommitTransactionCommand();
+		proc_exit(0);
+	}
+	CommitTransactionCommand();
+
+	STOP_POINT("worker-start");
+	outcome = job_run(args.job, false);
+	if (outcome == RUN_ENDED && !worker_start_ready(false))
+		(void) launcher_ask(MyDatabaseId);
+	proc_exit(0);
+}
