@@ -1,0 +1,361 @@
+/*
+ * backfill.c
+ *		backfill: the call, its options, and the plan of a dry run.
+ *
+ * The work itself is in backfill_run.c, the statements in source.c, and which
+ * rows come next behind rows.h.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+
+#include "engine/compat.h"
+#include "engine/identity.h"
+#include "engine/job.h"
+#include "engine/json.h"
+#include "engine/query.h"
+#include "engine/sqltext.h"
+#include "engine/throttle.h"
+#include "steps/backfill.h"
+#include "steps/kinds.h"
+#include "steps/rows.h"
+#include "steps/target.h"
+
+PG_FUNCTION_INFO_V1(tenantmig_backfill);
+
+/* --- options --------------------------------------------------------- */
+
+static void
+bad_option(const char *key, const char *value, const char *allowed)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"%s\" cannot be %s", key, sql_printable(value)),
+			 errhint("Use one of: %s.", allowed)));
+}
+
+/* Options that stand for the only way there is: accepted with that value */
+static const struct
+{
+	const char *key;
+	const char *value;
+}			fixed_options[] = {
+	{"method", "auto"},
+	{"method", "ranges"},
+	{"workers", "1"},
+	{"on_conflict", "leave"},
+	{"max_errors", "0"},
+	{"triggers", "on"},
+};
+
+static bool
+is_fixed_option(Jsonb *options, const char *key)
+{
+	char	   *value = json_text(options, key);
+	bool		known = false;
+
+	for (int i = 0; i < lengthof(fixed_options); i++)
+	{
+		if (strcmp(fixed_options[i].key, key) != 0)
+			continue;
+		known = true;
+		if (value == NULL || strcmp(fixed_options[i].value, value) == 0)
+			return true;
+	}
+	if (known)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("option \"%s\" cannot be %s in this version", key,
+						sql_printable(value)),
+				 errhint("Leave it out.")));
+	return false;
+}
+
+static void
+check_keys(Jsonb *options)
+{
+	ListCell   *lc;
+
+	if (!JB_ROOT_IS_OBJECT(options))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options must be a JSON object")));
+	foreach(lc, json_keys(options))
+	{
+		const char *key = lfirst(lc);
+
+		if (throttle_is_option(key) || is_fixed_option(options, key) ||
+			strcmp(key, "on_orphan") == 0 || strcmp(key, "orphan_value") == 0 ||
+			strcmp(key, "keep_trigger") == 0)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown option \"%s\"", sql_printable(key)),
+				 errhint("Known are: on_orphan, orphan_value, keep_trigger, %s.",
+						 throttle_option_names())));
+	}
+}
+
+void
+backfill_read_options(Jsonb *options, const Source *source,
+					  BackfillOptions *result)
+{
+	char	   *text;
+
+	check_keys(options);
+	throttle_check_options(options);
+
+	result->on_orphan = ORPHAN_FAIL;
+	if ((text = json_text(options, "on_orphan")) != NULL)
+	{
+		if (strcmp(text, "leave") == 0)
+			result->on_orphan = ORPHAN_LEAVE;
+		else if (strcmp(text, "assign") == 0)
+			result->on_orphan = ORPHAN_ASSIGN;
+		else if (strcmp(text, "fail") != 0)
+			bad_option("on_orphan", text, "fail, leave, assign");
+	}
+	result->orphan_value = json_text(options, "orphan_value");
+	if ((result->orphan_value != NULL) != (result->on_orphan == ORPHAN_ASSIGN))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("orphan_value goes with on_orphan \"assign\", and only with it")));
+	if (result->orphan_value)
+	{
+		Datum		value = target_value(&source->target, result->orphan_value);
+
+		if (result->orphan_value[0] == '\0' ||
+			source_is_unset(&source->target, value, false, source->unset))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("orphan_value must be neither empty nor the placeholder")));
+	}
+	result->keep_trigger = false;
+	if ((text = json_text(options, "keep_trigger")) != NULL &&
+		!parse_bool(text, &result->keep_trigger))
+		bad_option("keep_trigger", text, "true, false");
+}
+
+/* --- the call -------------------------------------------------------- */
+
+static void
+check_one_source(const char *value, const char *expression, const char *via)
+{
+	int			count = (value != NULL) + (expression != NULL) + (via != NULL);
+
+	if (count != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("exactly one of value, expression and via must be given"),
+				 errdetail("%d are given.", count),
+				 errhint("For example: SELECT tenantmig.backfill('orders', value => 'default');")));
+}
+
+static void
+check_not_partition_key(Oid relid, const Source *source)
+{
+	ListCell   *lc;
+
+	foreach(lc, target_tree(relid))
+	{
+		Oid			table = lfirst_oid(lc);
+		Relation	relation;
+
+		if (get_rel_relkind(table) != RELKIND_PARTITIONED_TABLE)
+			continue;
+		relation = table_open(table, AccessShareLock);
+		for (int i = 0; i < get_partition_natts(RelationGetPartitionKey(relation)); i++)
+			if (get_partition_col_attnum(RelationGetPartitionKey(relation), i) ==
+				get_attnum(table, source->column))
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("column %s is part of the partition key of %s",
+								quote_identifier(source->column), sql_relation(table)),
+						 errdetail("Giving rows a new value would move them to other partitions.")));
+		table_close(relation, AccessShareLock);
+	}
+}
+
+Datum
+tenantmig_backfill(PG_FUNCTION_ARGS)
+{
+	Oid			relid;
+	JsonObject *arguments = json_begin();
+	JobRequest	request = {.kind = "backfill"};
+	Source	   *source;
+	BackfillOptions options;
+	Identity	saved;
+
+	target_require(fcinfo, 0, "relation");
+	target_require(fcinfo, 1, "column_name");
+	target_require(fcinfo, 6, "options");
+	target_require(fcinfo, 7, "dry_run");
+	relid = PG_GETARG_OID(0);
+	target_check_relation(relid);
+	check_one_source(target_arg_text(fcinfo, 2), target_arg_text(fcinfo, 3),
+					 target_arg_text(fcinfo, 4));
+
+	json_put_text(arguments, "column", target_arg_name(fcinfo, 1));
+	json_put_text(arguments, "value", target_arg_text(fcinfo, 2));
+	json_put_text(arguments, "expression", target_arg_text(fcinfo, 3));
+	json_put_text(arguments, "via", target_arg_text(fcinfo, 4));
+	json_put_text(arguments, "unset", target_arg_text(fcinfo, 5));
+	request.relid = relid;
+	request.options = PG_GETARG_JSONB_P(6);
+	request.dry_run = PG_GETARG_BOOL(7);
+
+	identity_enter_owner(&saved, target_owner(relid), namespace_search_path);
+	source = source_resolve(json_end(arguments), relid);
+	check_not_partition_key(relid, source);
+	backfill_read_options(request.options, source, &options);
+	identity_leave(&saved);
+
+	if (source->kind == SOURCE_VIA)
+		request.reads = list_make1_oid(source->parent);
+	request.arguments = source_arguments(source);
+	request.describe = psprintf("backfill of %s.%s from %s", sql_relation(relid),
+								quote_identifier(source->column),
+								source_describe(source));
+	PG_RETURN_INT64(job_submit(&request));
+}
+
+/* --- the plan -------------------------------------------------------- */
+
+typedef struct PlanFacts
+{
+	int64		rows;
+	int64		already_set;
+	int64		unresolved;
+	List	   *examples;
+	double		bytes_per_row;
+	int			indexes;
+	int64		blocks;
+} PlanFacts;
+
+static void
+plan_leaf(const Source *source, Oid leaf, PlanFacts *facts)
+{
+	Relation	relation = table_open(leaf, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(relation);
+	int64		rows;
+	int64		all;
+	int64		unresolved;
+
+	facts->indexes = Max(facts->indexes, list_length(RelationGetIndexList(relation)));
+	table_close(relation, NoLock);
+
+	SPI_connect();
+	SPI_execute(source_plan_query(source, leaf), true, 0);
+	rows = query_get_int8(0, 1, 0);
+	all = rows + query_get_int8(0, 2, 0);
+	unresolved = query_get_int8(0, 3, 0);
+	facts->rows += rows;
+	facts->already_set += all - rows;
+	facts->unresolved += unresolved;
+	facts->blocks += blocks;
+	if (all > 0)
+		facts->bytes_per_row = Max(facts->bytes_per_row, (double) blocks * BLCKSZ / all);
+	SPI_finish();
+	if (unresolved > 0 && list_length(facts->examples) < 5)
+		facts->examples = list_concat(facts->examples,
+									  source_examples(source, leaf, true, 5));
+}
+
+/*
+ * Rough, and said to be so: a batch writes each row anew, with an entry in
+ * each index, and WAL for all of it.
+ */
+static void
+put_estimates(JsonObject *plan, const PlanFacts *facts)
+{
+	double		row_bytes = facts->bytes_per_row + 80.0 * facts->indexes;
+
+	json_put_int(plan, "estimated_ms",
+				 (int64) (facts->rows * (0.006 + 0.001 * facts->indexes) +
+						  facts->blocks * 0.01));
+	json_put_int(plan, "estimated_wal_bytes", (int64) (facts->rows * (row_bytes + 60)));
+	json_put_int(plan, "estimated_disk_bytes", (int64) (facts->rows * row_bytes));
+}
+
+static void
+plan_steps(const Job *job, const Source *source, Oid relid)
+{
+	ListCell   *lc;
+	char	   *drop;
+
+	foreach(lc, target_trigger_tables(relid))
+	{
+		Oid			table = lfirst_oid(lc);
+
+		drop = psprintf("DROP TRIGGER IF EXISTS %s ON %s",
+						quote_identifier(source_trigger_name(source, job->id)),
+						sql_relation(table));
+		(void) step_write(job->id, STEP_STATEMENT, sql_relation(table), "planned",
+						  source_create_trigger(source, table, job->id, job->search_path),
+						  drop, true, ShareRowExclusiveLock);
+	}
+	foreach(lc, target_leaves(relid))
+		(void) step_write(job->id, STEP_BATCHES, sql_relation(lfirst_oid(lc)), "planned",
+						  source_statement(source, STATEMENT_FILL, lfirst_oid(lc), NULL),
+						  backfill_inverse_text(source), false, RowExclusiveLock);
+}
+
+static Jsonb *
+backfill_plan(const Job *job, Oid relid)
+{
+	Source	   *source = source_resolve(job->arguments, relid);
+	JsonObject *plan = json_begin();
+	PlanFacts	facts = {0};
+	List	   *warnings = NIL;
+	ListCell   *lc;
+
+	foreach(lc, target_leaves(relid))
+		plan_leaf(source, lfirst_oid(lc), &facts);
+	plan_steps(job, source, relid);
+	if (facts.unresolved > 0)
+		warnings = lappend(warnings,
+						   psprintf(INT64_FORMAT " rows have no tenant to take from their source; see option on_orphan",
+									facts.unresolved));
+	json_put_text(plan, "source", source_describe(source));
+	json_put_text(plan, "method", range_cursor.name);
+	json_put_int(plan, "rows_total", facts.rows);
+	json_put_int(plan, "rows_already_set", facts.already_set);
+	json_put_int(plan, "rows_unresolved", facts.unresolved);
+	json_put_list(plan, "unresolved_examples", facts.examples);
+	put_estimates(plan, &facts);
+	json_put_list(plan, "warnings", warnings);
+	return json_end(plan);
+}
+
+/* Whether no row needs a value any more */
+static bool
+backfill_holds(const Job *job, Oid relid)
+{
+	Source	   *source = source_resolve(job->arguments, relid);
+	ListCell   *lc;
+
+	if (source->target.not_null && source->unset == NULL)
+		return true;
+	foreach(lc, target_leaves(relid))
+		if (source_examples(source, lfirst_oid(lc), false, 1) != NIL)
+			return false;
+	return true;
+}
+
+const StepOps backfill_ops = {
+	.kind = "backfill",
+	.plan = backfill_plan,
+	.run = backfill_run,
+	.holds = backfill_holds,
+	.undo_batches = backfill_undo,
+};

@@ -1,0 +1,35 @@
+/*
+ * backfill.h
+ *		The call and the plan of a backfill, and what both share with its run.
+ */
+#ifndef TENANTMIG_BACKFILL_H
+#define TENANTMIG_BACKFILL_H
+
+#include "engine/step.h"
+#include "steps/source.h"
+
+typedef enum OrphanChoice
+{
+	ORPHAN_FAIL,
+	ORPHAN_LEAVE,
+	ORPHAN_ASSIGN
+} OrphanChoice;
+
+typedef struct BackfillOptions
+{
+	OrphanChoice on_orphan;
+	char	   *orphan_value;	/* with ORPHAN_ASSIGN */
+	bool		keep_trigger;
+} BackfillOptions;
+
+/* Raises 22023 and 0A000; with the throttles, unknown keys are refused */
+extern void backfill_read_options(Jsonb *options, const Source *source,
+								  BackfillOptions *result);
+
+/* The text of the inverse of all batches, for people: undo knows what to do */
+extern char *backfill_inverse_text(const Source *source);
+
+extern void backfill_run(JobRun *run);
+extern void backfill_undo(JobRun *run, const Job *target, const JobStep *step);
+
+#endif							/* TENANTMIG_BACKFILL_H */

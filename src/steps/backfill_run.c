@@ -1,0 +1,725 @@
+/*
+ * backfill_run.c
+ *		backfill at work: count, cover new rows, fill, sweep, verify.
+ *
+ *	count		How many rows need a value, and how many have the one they
+ *				would get already (undo could not tell those apart).  In short
+ *				transactions, before anything is changed.
+ *	cover		The fill trigger, under one short SHARE ROW EXCLUSIVE lock: from
+ *				its commit on, whoever inserts a row gives it a value.  The lock
+ *				waits for transactions that have inserted without it.
+ *	fill		One pass over all blocks there are then, a batch at a time.
+ *	sweep		Passes that go on until one has found nothing to do and passed
+ *				over nothing.  Rows that were locked, that an update moved, that
+ *				a chain of parents reaches only now, are found here.
+ *	orphans		Rows that the source has no value for: fail, leave, assign.
+ *	verify		A scan that counts the rows without a value.  What it finds is
+ *				what is reported.
+ *
+ * A batch is one UPDATE of a range of blocks and the checkpoint row, in one
+ * transaction: after a crash both are there or neither.  It waits for a locked
+ * row no longer than half of deadlock_timeout, so that a deadlock is always
+ * ours to resolve, then is rolled back and done again in a form that passes
+ * over locked rows.
+ */
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "executor/instrument.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "engine/compat.h"
+#include "engine/json.h"
+#include "engine/locks.h"
+#include "engine/query.h"
+#include "engine/settings.h"
+#include "engine/sqltext.h"
+#include "engine/stop_point.h"
+#include "engine/throttle.h"
+#include "steps/backfill.h"
+#include "steps/rows.h"
+#include "steps/target.h"
+
+#define MOST_EXAMPLES 100
+
+/* One pass of one statement over the table */
+typedef struct Pass
+{
+	SourceStatement what;
+	const char *phase;
+	Source	   *source;
+	const char *orphan_value;
+	const RowCursorOps *rows;
+	RowCursor  *cursor;
+	RowPosition start;
+	bool		resumable;		/* its position goes into the checkpoint */
+	bool		count_rows;		/* its updates count as progress */
+
+	/* the batch at hand */
+	RowSet		set;
+	bool		at_end;
+	bool		pass_over_locked;
+	Throttle	throttle;
+	BatchCost	cost;
+	TimestampTz last_commit;
+
+	/* the plan of the statement for one leaf, as SPI keeps it */
+	Oid			plan_leaf;
+	char	   *plan_text;
+	SPIPlanPtr	plan;
+
+	/* sums */
+	int64		updated;
+	int64		counted[3];
+	bool		passed_over;
+} Pass;
+
+/* --- one batch ------------------------------------------------------- */
+
+/*
+ * The table is what it was when the run started: not dropped, not renamed to
+ * something else, the column still there with its type.  A new name is taken
+ * over; everything else is a clean failure.
+ */
+static void
+check_still_there(JobRun *run, Pass *pass)
+{
+	TargetColumn column;
+	char	   *now = sql_relation(run->relid);
+
+	if (now == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s was dropped while job " INT64_FORMAT " worked on it",
+						job_relation_text(run->job), run->job->id)));
+	if (target_owner(run->relid) != run->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("relation %s has got another owner while job " INT64_FORMAT " worked on it",
+						now, run->job->id),
+				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); goes on as the new owner.",
+						 run->job->id)));
+	if (strcmp(now, job_relation_text(run->job)) != 0)
+	{
+		MemoryContext context = MemoryContextSwitchTo(run->context);
+
+		job_renamed(run->job->id, run->relid);
+		run->job->relation_name = get_rel_name(run->relid);
+		run->job->schema_name = get_namespace_name(get_rel_namespace(run->relid));
+		MemoryContextSwitchTo(context);
+	}
+	if (!target_find_column(run->relid, pass->source->column, &column) ||
+		column.type != pass->source->target.type)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column %s of relation %s was dropped or changed while job " INT64_FORMAT " worked on it",
+						quote_identifier(pass->source->column), now, run->job->id)));
+}
+
+static SPIPlanPtr
+leaf_plan(JobRun *run, Pass *pass, SourceStatement what)
+{
+	Oid			types[2] = {TIDOID, TIDOID};
+	char	   *text = source_statement(pass->source, what, pass->set.leaf,
+										pass->orphan_value);
+
+	if (pass->plan && pass->plan_leaf == pass->set.leaf &&
+		strcmp(text, pass->plan_text) == 0)
+		return pass->plan;
+	if (pass->plan)
+	{
+		SPI_freeplan(pass->plan);
+		pass->plan = NULL;
+	}
+	/* the join with a parent is worth a look at each range */
+	pass->plan = SPI_prepare_cursor(text, 2, types,
+									pass->source->kind == SOURCE_VIA
+									? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
+	if (pass->plan == NULL)
+		elog(ERROR, "could not prepare: %s", text);
+	(void) SPI_keepplan(pass->plan);
+	pass->plan_leaf = pass->set.leaf;
+	pass->plan_text = MemoryContextStrdup(run->context, text);
+	return pass->plan;
+}
+
+static Datum
+tid_datum(BlockNumber block)
+{
+	ItemPointer tid = palloc0(sizeof(ItemPointerData));
+
+	ItemPointerSet(tid, block, 0);
+	return PointerGetDatum(tid);
+}
+
+/*
+ * Waiting for a row lock must end before the deadlock detector of another
+ * session wakes up and ends that session instead of us.
+ */
+static void
+set_batch_timeouts(const Pass *pass)
+{
+	lock_set_timeout(Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2)));
+	if (!pass->throttle.synchronous_commit && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	/* deferred triggers would fire at commit, outside of the owner's rights */
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+}
+
+static void
+execute_batch(JobRun *run, Pass *pass, int64 *rows)
+{
+	SourceStatement what = pass->what == STATEMENT_FILL && pass->pass_over_locked
+		? STATEMENT_FILL_UNLOCKED : pass->what;
+	Datum		values[2];
+	Identity	saved;
+	int			result;
+
+	values[0] = tid_datum(pass->set.from);
+	values[1] = tid_datum(pass->set.until);
+	run_enter_owner(run, &saved);
+	result = SPI_execute_plan(leaf_plan(run, pass, what), values, NULL, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not run batch: %s", SPI_result_code_string(result));
+	identity_leave(&saved);
+	*rows = result == SPI_OK_UPDATE ? (int64) SPI_processed : 0;
+	if (result == SPI_OK_SELECT)
+		for (int i = 0; i < SPI_tuptable->tupdesc->natts; i++)
+			pass->counted[i] += query_get_int8(0, i + 1, 0);
+}
+
+static void
+write_checkpoint(JobRun *run, Pass *pass)
+{
+	Progress   *p = &run->progress;
+	MemoryContext context = MemoryContextSwitchTo(run->context);
+
+	if (pass->resumable)
+	{
+		JsonObject *checkpoint = json_begin();
+
+		json_put_int(checkpoint, "leaf", pass->set.leaf);
+		json_put_int(checkpoint, "block", pass->set.until);
+		if (p->checkpoint)
+			pfree(p->checkpoint);
+		p->checkpoint = json_end(checkpoint);
+	}
+	MemoryContextSwitchTo(context);
+	run_forget_throttle(run);
+	run_write_progress(run);
+}
+
+/* What the progress row will say if this batch commits */
+static void
+add_progress(JobRun *run, Pass *pass)
+{
+	Progress   *p = &run->progress;
+	TimestampTz now = GetCurrentTimestamp();
+	double		seconds = (now - pass->last_commit) / 1000000.0;
+	double		rate = pass->cost.rows / Max(seconds, 0.001);
+
+	p->wal_bytes += pass->cost.wal_bytes;
+	p->batches++;
+	if (pass->count_rows)
+	{
+		p->rows_done += pass->cost.rows;
+		p->rows_per_second = p->rows_per_second <= 0 ? rate
+			: 0.8 * p->rows_per_second + 0.2 * rate;
+	}
+	pass->rows->blocks(pass->cursor, &p->blocks_done, &p->blocks_total);
+	p->blocks_done += pass->set.until - pass->set.from;
+}
+
+static void
+clear_stalled(JobRun *run)
+{
+	OwnQuery	query;
+
+	if (run->job->stalled < 0)
+		return;
+	query_init(&query, "UPDATE tenantmig.job SET stalled = 0 WHERE id = $1");
+	query_int8(&query, run->job->id);
+	query_run(&query);
+	run->job->stalled = -1;		/* once is enough */
+}
+
+static void
+batch_body(JobRun *run, void *arg)
+{
+	Pass	   *pass = arg;
+	instr_time	start;
+	instr_time	end;
+	uint64		wal = pgWalUsage.wal_bytes;
+
+	run_check_request(run);
+	throttle_read(&pass->throttle, run->job->options);
+	check_still_there(run, pass);
+	set_batch_timeouts(pass);
+	pass->at_end = !pass->rows->next(pass->cursor, &pass->set);
+	if (pass->at_end)
+		return;
+
+	INSTR_TIME_SET_CURRENT(start);
+	execute_batch(run, pass, &pass->cost.rows);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	pass->cost.ms = INSTR_TIME_GET_MILLISEC(end);
+	pass->cost.wal_bytes = (int64) (pgWalUsage.wal_bytes - wal);
+	STOP_POINT("batch-updated");
+	clear_stalled(run);
+	add_progress(run, pass);
+	write_checkpoint(run, pass);
+	STOP_POINT("batch-before-commit");
+}
+
+/* --- one pass -------------------------------------------------------- */
+
+static void
+open_body(JobRun *run, void *arg)
+{
+	Pass	   *pass = arg;
+
+	throttle_read(&pass->throttle, run->job->options);
+	pass->cursor = pass->rows->open(run->context, run->relid, pass->start,
+									pass->throttle.batch_target);
+}
+
+/*
+ * A batch that did not commit.  A lock not had: again, and pass over locked
+ * rows this time.  Any other passing error: again after a rest.  The progress
+ * that the batch had added is taken back with it.
+ */
+static void
+batch_failed(JobRun *run, Pass *pass, ErrorData *error, int attempt)
+{
+	if (!run_is_transient(error) || attempt >= setting_lock_retries)
+		ReThrowError(error);
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE && !pass->pass_over_locked)
+	{
+		pass->pass_over_locked = true;
+		pass->passed_over = true;
+		return;
+	}
+	pass->rows->shrink(pass->cursor);
+	run_rest(run, lock_backoff(attempt), psprintf("%s: %s",
+												  unpack_sql_state(error->sqlerrcode),
+												  error->message));
+}
+
+static void
+run_pass(JobRun *run, Pass *pass)
+{
+	int			attempt = 0;
+
+	run_set_phase(run, pass->phase);
+	run_or_error(run, open_body, pass);
+	pass->last_commit = GetCurrentTimestamp();
+	for (;;)
+	{
+		Progress	before = run->progress;
+		int64		counted[lengthof(pass->counted)];
+		ErrorData  *error;
+
+		memcpy(counted, pass->counted, sizeof(counted));
+		error = run_transaction(run, batch_body, pass);
+		if (error)
+		{
+			memcpy(pass->counted, counted, sizeof(counted));
+			before.checkpoint = run->progress.checkpoint;
+			before.throttle_reason = run->progress.throttle_reason;
+			run->progress = before;
+			batch_failed(run, pass, error, attempt++);
+			FreeErrorData(error);
+			continue;
+		}
+		if (pass->at_end)
+			break;
+		attempt = 0;
+		pass->pass_over_locked = false;
+		pass->updated += pass->cost.rows;
+		pass->rows->done(pass->cursor, &pass->set, pass->cost.ms,
+						 pass->throttle.batch_target);
+		pass->last_commit = GetCurrentTimestamp();
+		STOP_POINT("batch-committed");
+		throttle_wait(run, &pass->cost);
+	}
+	if (pass->plan)
+		SPI_freeplan(pass->plan);
+	pass->plan = NULL;
+}
+
+/* --- the phases ------------------------------------------------------ */
+
+typedef struct BackfillRun
+{
+	Source	   *source;
+	BackfillOptions options;
+	List	   *triggers;		/* of TriggerText * */
+	bool		counted;
+	int			sweeps;
+	List	   *examples;		/* keys of rows without a value, for messages */
+} BackfillRun;
+
+typedef struct TriggerText
+{
+	Oid			table;
+	char	   *relation;
+	char	   *create;
+} TriggerText;
+
+static void
+resolve_body(JobRun *run, void *arg)
+{
+	BackfillRun *b = arg;
+	Identity	saved;
+	ListCell   *lc;
+
+	run_check_request(run);
+	MemoryContextSwitchTo(run->context);
+	run_enter_owner(run, &saved);
+	b->source = source_resolve(run->job->arguments, run->relid);
+	backfill_read_options(run->job->options, b->source, &b->options);
+	foreach(lc, target_trigger_tables(run->relid))
+	{
+		TriggerText *t = palloc(sizeof(TriggerText));
+
+		t->table = lfirst_oid(lc);
+		t->relation = sql_relation(t->table);
+		t->create = source_create_trigger(b->source, t->table, run->job->id,
+										  run->job->search_path);
+		b->triggers = lappend(b->triggers, t);
+	}
+	identity_leave(&saved);
+	b->counted = json_text(job_summary(run->job->id), "rows_total") != NULL;
+}
+
+static void
+count_rows(JobRun *run, BackfillRun *b)
+{
+	Pass		pass = {.what = STATEMENT_COUNT,.phase = "counting rows",
+	.source = b->source,.rows = &range_cursor};
+	JsonObject *facts = json_begin();
+
+	if (b->counted)
+		return;
+	run_pass(run, &pass);
+	run->progress.rows_total = pass.counted[0];
+	json_put_int(facts, "rows_total", pass.counted[0]);
+	json_put_int(facts, "rows_already_set", pass.counted[1]);
+	json_put_int(facts, "rows_already_same", pass.counted[2]);
+	json_put_text(facts, "source", source_describe(b->source));
+	json_put_text(facts, "method", range_cursor.name);
+	run_note(run, json_end(facts));
+}
+
+static void
+cover_new_rows(JobRun *run, BackfillRun *b)
+{
+	char	   *name = source_trigger_name(b->source, run->job->id);
+	ListCell   *lc;
+
+	run_set_phase(run, "covering new rows");
+	foreach(lc, b->triggers)
+	{
+		TriggerText *t = lfirst(lc);
+
+		run_statement(run, t->table, ShareRowExclusiveLock, t->create,
+					  psprintf("DROP TRIGGER IF EXISTS %s ON %s",
+							   quote_identifier(name), t->relation),
+					  !b->options.keep_trigger);
+	}
+}
+
+/*
+ * All batches are one step of the journal, written before the trigger's, so
+ * that undo, which goes backwards, stops new rows from being filled before it
+ * takes back what was.
+ */
+typedef struct FillStep
+{
+	BackfillRun *b;
+	const char *state;
+} FillStep;
+
+static void
+fill_step_body(JobRun *run, void *arg)
+{
+	FillStep   *step = arg;
+	Source	   *source = step->b->source;
+
+	(void) step_write(run->job->id, STEP_BATCHES, job_relation_text(run->job),
+					  step->state,
+					  psprintf("UPDATE %s SET %s = (%s), in batches",
+							   sql_relation(source->relid),
+							   quote_identifier(source->column),
+							   source_describe(source)),
+					  backfill_inverse_text(source), false, RowExclusiveLock);
+}
+
+static void
+write_fill_step(JobRun *run, BackfillRun *b, const char *state)
+{
+	FillStep	step = {.b = b,.state = state};
+
+	run_bookkeeping(run, fill_step_body, &step);
+}
+
+char *
+backfill_inverse_text(const Source *source)
+{
+	return psprintf("UPDATE %s SET %s = %s WHERE it has the value of (%s), in batches",
+					sql_relation(source->relid), quote_identifier(source->column),
+					source->unset ? sql_literal(source->unset) : "NULL",
+					source_describe(source));
+}
+
+static RowPosition
+checkpoint_position(const JobRun *run)
+{
+	RowPosition position;
+
+	position.leaf = (Oid) json_int(run->progress.checkpoint, "leaf", InvalidOid);
+	position.block = (BlockNumber) json_int(run->progress.checkpoint, "block", 0);
+	return position;
+}
+
+static void
+fill_rows(JobRun *run, BackfillRun *b)
+{
+	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
+		.source = b->source,.rows = &range_cursor,.count_rows = true,
+	.resumable = true,.start = checkpoint_position(run)};
+
+	run_pass(run, &fill);
+}
+
+static int64
+count_residue(JobRun *run, BackfillRun *b)
+{
+	Pass		pass = {.what = STATEMENT_RESIDUE,.phase = "verifying",
+	.source = b->source,.rows = &range_cursor};
+
+	run_pass(run, &pass);
+	return pass.counted[0];
+}
+
+/* One more pass; true when it found nothing and passed over nothing */
+static bool
+sweep_once(JobRun *run, BackfillRun *b)
+{
+	Pass		sweep = {.what = STATEMENT_FILL,.phase = "sweeping for residue",
+	.source = b->source,.rows = &range_cursor,.count_rows = true};
+
+	run_pass(run, &sweep);
+	b->sweeps++;
+	if (sweep.updated == 0 && sweep.passed_over)
+		run_rest(run, lock_backoff(b->sweeps),
+				 "waiting for rows that other sessions have locked");
+	return sweep.updated == 0 && !sweep.passed_over;
+}
+
+/*
+ * Sweep until nothing is left that the source has a value for, and count what
+ * is left all the same.  For a constant the last sweep was that count.
+ */
+static int64
+sweep_and_verify(JobRun *run, BackfillRun *b)
+{
+	for (;;)
+	{
+		int64		residue;
+
+		while (!sweep_once(run, b))
+			;
+		if (b->source->kind == SOURCE_VALUE)
+			return 0;
+		residue = count_residue(run, b);
+		if (residue == 0 || sweep_once(run, b))
+			return residue;
+	}
+}
+
+static void
+examples_body(JobRun *run, void *arg)
+{
+	BackfillRun *b = arg;
+	Identity	saved;
+	ListCell   *lc;
+
+	run_enter_owner(run, &saved);
+	foreach(lc, target_leaves(run->relid))
+	{
+		List	   *keys = source_examples(b->source, lfirst_oid(lc), false,
+											 MOST_EXAMPLES);
+		ListCell   *k;
+
+		foreach(k, keys)
+		{
+			if (list_length(b->examples) >= MOST_EXAMPLES)
+				break;
+			job_add_error(run->job->id, sql_relation(lfirst_oid(lc)),
+						  DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(lfirst(k)))), "23502",
+						  "no tenant to take from the source");
+			if (list_length(b->examples) < 5)
+			{
+				MemoryContext context = MemoryContextSwitchTo(run->context);
+
+				b->examples = lappend(b->examples, pstrdup(lfirst(k)));
+				MemoryContextSwitchTo(context);
+			}
+		}
+	}
+	identity_leave(&saved);
+}
+
+static char *
+join_texts(List *texts)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, texts)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "", (char *) lfirst(lc));
+	return buf.data;
+}
+
+static void
+handle_orphans(JobRun *run, BackfillRun *b, int64 orphans)
+{
+	Pass		assign = {.what = STATEMENT_ASSIGN,.phase = "assigning orphans",
+		.source = b->source,.rows = &range_cursor,.count_rows = true,
+	.orphan_value = b->options.orphan_value};
+	JsonObject *facts = json_begin();
+
+	json_put_int(facts, "orphans", orphans);
+	if (b->options.on_orphan == ORPHAN_ASSIGN)
+	{
+		run_pass(run, &assign);
+		json_put_int(facts, "rows_assigned", assign.updated);
+		run_note(run, json_end(facts));
+		return;
+	}
+	run_or_error(run, examples_body, b);
+	json_put_int(facts, "residue", orphans);
+	run_note(run, json_end(facts));
+	if (b->options.on_orphan == ORPHAN_FAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg(INT64_FORMAT " rows of %s have no tenant to take: %s",
+						orphans, job_relation_text(run->job),
+						source_describe(b->source)),
+				 errdetail("The other rows have theirs. Examples: %s.",
+						   join_texts(b->examples)),
+				 errhint("Mend the rows and SELECT tenantmig.retry(" INT64_FORMAT "); or call backfill again with options {\"on_orphan\": \"leave\"} or {\"on_orphan\": \"assign\", \"orphan_value\": \"...\"}.",
+						 run->job->id)));
+}
+
+void
+backfill_run(JobRun *run)
+{
+	BackfillRun b = {0};
+	int64		residue;
+	JsonObject *facts = json_begin();
+
+	run_or_error(run, resolve_body, &b);
+	count_rows(run, &b);
+	STOP_POINT("backfill-counted");
+	write_fill_step(run, &b, "running");
+	cover_new_rows(run, &b);
+	STOP_POINT("backfill-covered");
+	fill_rows(run, &b);
+	STOP_POINT("backfill-filled");
+	residue = sweep_and_verify(run, &b);
+	if (residue > 0)
+	{
+		handle_orphans(run, &b, residue);
+		residue = count_residue(run, &b);
+	}
+	if (residue > 0 && b.options.on_orphan != ORPHAN_LEAVE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg(INT64_FORMAT " rows of %s still need a value after the last pass",
+						residue, job_relation_text(run->job)),
+				 errdetail("Something sets the column back while the job runs."),
+				 errhint("Find the statement or trigger that does, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
+						 run->job->id)));
+	STOP_POINT("backfill-verified");
+	write_fill_step(run, &b, "done");
+	json_put_int(facts, "rows_changed", run->progress.rows_done);
+	json_put_int(facts, "sweeps", b.sweeps);
+	json_put_int(facts, "residue", residue);
+	json_put_text(facts, "trigger", b.options.keep_trigger ? "kept" : "removed");
+	run_note(run, json_end(facts));
+}
+
+/* --- undo ------------------------------------------------------------ */
+
+typedef struct UndoArg
+{
+	const Job  *target;
+	Source	   *source;
+	BackfillOptions options;
+	int64		already_same;
+} UndoArg;
+
+static void
+resolve_undo_body(JobRun *run, void *arg)
+{
+	UndoArg    *a = arg;
+	Identity	saved;
+	Jsonb	   *summary = job_summary(a->target->id);
+
+	MemoryContextSwitchTo(run->context);
+	a->already_same = json_int(summary, "rows_already_same", 0);
+	run_enter_owner(run, &saved);
+	a->source = source_resolve(a->target->arguments, run->relid);
+	backfill_read_options(a->target->options, a->source, &a->options);
+	identity_leave(&saved);
+}
+
+/*
+ * Back to unset, for the rows that have the value that the backfill gave.
+ * Nothing is lost by it: the same backfill would give them the same value.
+ * Rows that had that value before it cannot be told apart, so if there were
+ * any, nothing is touched.
+ */
+void
+backfill_undo(JobRun *run, const Job *target, const JobStep *step)
+{
+	UndoArg		arg = {.target = target};
+	Pass		pass = {.what = STATEMENT_UNFILL,.phase = "taking values back",
+	.rows = &range_cursor,.count_rows = true};
+
+	run_or_error(run, resolve_undo_body, &arg);
+	if (arg.already_same > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot take back the values of job " INT64_FORMAT, target->id),
+				 errdetail(INT64_FORMAT " rows of %s had the same value before it, and cannot be told from those that it filled.",
+						   arg.already_same, job_relation_text(run->job)),
+				 errhint("Nothing was changed. Set the rows that should be empty to NULL with an UPDATE of your own.")));
+	pass.source = arg.source;
+	pass.orphan_value = arg.options.orphan_value;
+	do
+	{
+		pass.cursor = NULL;
+		pass.updated = 0;
+		pass.passed_over = false;
+		run_pass(run, &pass);
+	} while (pass.updated > 0);
+}

@@ -1,0 +1,658 @@
+/*
+ * index.c
+ *		create_index: an index built concurrently, and nothing invalid left.
+ *
+ * On an ordinary table: CREATE INDEX CONCURRENTLY.  On a partitioned one, from
+ * the leaves up: CREATE INDEX ON ONLY the partitioned table, which is invalid
+ * and empty; concurrently on each leaf; then each is attached, and with the
+ * last one the index of the parent becomes valid.
+ *
+ * The name of the index is settled when the job is recorded and journaled
+ * before the build starts.  So an index of that name on that table which is
+ * not valid is what an earlier attempt of ours has left: it is dropped,
+ * concurrently, and built again.  An index of that name that was there before
+ * the journal entry is somebody else's, and an error.  IF NOT EXISTS is never
+ * used: it takes an invalid index for a good one.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/partition.h"
+#include "commands/defrem.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_utilcmd.h"
+#include "parser/parser.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+
+#include "engine/compat.h"
+#include "engine/identity.h"
+#include "engine/json.h"
+#include "engine/locks.h"
+#include "engine/query.h"
+#include "engine/settings.h"
+#include "engine/sqltext.h"
+#include "engine/stop_point.h"
+#include "steps/kinds.h"
+#include "steps/target.h"
+
+PG_FUNCTION_INFO_V1(tenantmig_create_index);
+
+static bool index_holds(const Job *job, Oid relid);
+
+/* --- the definition -------------------------------------------------- */
+
+/* What stands behind the table's name: USING ... (...) INCLUDE ... WHERE ... */
+static char *
+definition(Jsonb *arguments)
+{
+	StringInfoData buf;
+	List	   *include = json_list(arguments, "include");
+	char	   *predicate = json_text(arguments, "predicate");
+	List	   *elements = json_list(arguments, "elements");
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "USING %s (", quote_identifier(json_text(arguments, "method")));
+	foreach(lc, elements)
+		appendStringInfo(&buf, "%s%s", foreach_current_index(lc) > 0 ? ", " : "",
+						 (char *) lfirst(lc));
+	appendStringInfoChar(&buf, ')');
+	if (include != NIL)
+		appendStringInfo(&buf, " INCLUDE (%s)", sql_name_list(include));
+	if (predicate)
+		appendStringInfo(&buf, " WHERE %s", sql_parenthesized(predicate));
+	return buf.data;
+}
+
+/* only: of a partitioned table, which has no rows of its own */
+static char *
+create_text(Jsonb *arguments, Oid table, const char *index, bool only)
+{
+	bool		unique = json_bool(arguments, "is_unique", false);
+
+	return psprintf("CREATE %sINDEX %s%s ON %s%s %s",
+					unique ? "UNIQUE " : "", only ? "" : "CONCURRENTLY ",
+					quote_identifier(index), only ? "ONLY " : "",
+					sql_relation(table), definition(arguments));
+}
+
+static char *
+index_name(Oid table, const char *index)
+{
+	return sql_name(get_namespace_name(get_rel_namespace(table)), index);
+}
+
+static char *
+drop_text(Oid table, const char *index, bool concurrently)
+{
+	return psprintf("DROP INDEX %sIF EXISTS %s",
+					concurrently ? "CONCURRENTLY " : "", index_name(table, index));
+}
+
+/* --- the journal of names ---------------------------------------------- */
+
+/* The name that the build of a table was journaled under, or NULL */
+static char *
+journaled_name(int64 job, Oid table)
+{
+	OwnQuery	query;
+	MemoryContext context = CurrentMemoryContext;
+	char	   *name = NULL;
+
+	query_init(&query, "SELECT summary -> 'indexes' ->> $2 FROM tenantmig.job WHERE id = $1");
+	query_int8(&query, job);
+	query_text(&query, sql_relation(table));
+	SPI_connect();
+	if (query_run(&query) > 0)
+	{
+		MemoryContextSwitchTo(context);
+		name = query_get_text(0, 1);
+	}
+	SPI_finish();
+	return name;
+}
+
+static void
+journal_name(int64 job, Oid table, const char *name)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET summary = summary || "
+			   "jsonb_build_object('indexes', COALESCE(summary -> 'indexes', '{}') || "
+			   "jsonb_build_object($2, $3)) WHERE id = $1");
+	query_int8(&query, job);
+	query_text(&query, sql_relation(table));
+	query_text(&query, name);
+	(void) query_once(&query);
+}
+
+/* --- the call -------------------------------------------------------- */
+
+/*
+ * One column of the call: the name of a column, exactly as it is, or an index
+ * element as CREATE INDEX takes it.  Returns its text; name is what it adds to
+ * the name of the index.
+ */
+static char *
+check_element(Oid relid, const char *element, char **name)
+{
+	TargetColumn column;
+	IndexElem  *elem;
+
+	if (target_find_column(relid, element, &column))
+	{
+		*name = pstrdup(element);
+		return pstrdup(quote_identifier(element));
+	}
+	elem = sql_parse_index_element(element);
+	if (elem->name)
+		target_check_column(relid, elem->name, &column);
+	*name = elem->name ? elem->name : "expr";
+	return psprintf("%s\n", element);
+}
+
+static void
+check_columns(Oid relid, List *columns, List *include, List **elements,
+			  List **names)
+{
+	ListCell   *lc;
+	TargetColumn column;
+
+	*elements = *names = NIL;
+	if (columns == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("columns must not be empty"),
+				 errhint("For example: SELECT tenantmig.create_index('orders', '{tenant_id,created_at}');")));
+	foreach(lc, columns)
+	{
+		char	   *name;
+
+		*elements = lappend(*elements, check_element(relid, lfirst(lc), &name));
+		*names = lappend(*names, name);
+	}
+	foreach(lc, include)
+		target_check_column(relid, lfirst(lc), &column);
+}
+
+/* A name that no relation of the schema has, made as PostgreSQL makes it */
+static char *
+choose_name(Oid table, List *names)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, names)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? "_" : "", (char *) lfirst(lc));
+	return ChooseRelationName(get_rel_name(table), buf.data, "idx",
+							  get_rel_namespace(table), false);
+}
+
+static void
+check_method(const char *method, bool is_unique)
+{
+	HeapTuple	tuple = SearchSysCache1(AMNAME, CStringGetDatum(method));
+
+	if (!HeapTupleIsValid(tuple) ||
+		((Form_pg_am) GETSTRUCT(tuple))->amtype != AMTYPE_INDEX)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("index method %s does not exist", quote_identifier(method)),
+				 errhint("Use btree, hash, gist, gin, brin, or the method of an extension.")));
+	ReleaseSysCache(tuple);
+	if (is_unique && strcmp(method, "btree") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("index method %s does not support unique indexes",
+						quote_identifier(method))));
+}
+
+/*
+ * An index under the wanted name is an error unless an earlier job of ours is
+ * about to build it or has built it, which job_submit() finds.
+ */
+static void
+check_name_is_free(Oid relid, const char *name)
+{
+	Oid			other = get_relname_relid(name, get_rel_namespace(relid));
+
+	if (!OidIsValid(other))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_TABLE),
+			 errmsg("relation %s already exists", sql_relation(other)),
+			 get_rel_relkind(other) == RELKIND_INDEX && !get_index_isvalid(other)
+			 ? errhint("It is an index that is not valid, left by an interrupted build. If nobody builds it now: DROP INDEX CONCURRENTLY %s;",
+					   sql_relation(other))
+			 : errhint("Choose another name, or leave name out.")));
+}
+
+/*
+ * Parse analysis, as the owner, finds what a call can get wrong: unknown
+ * columns and functions, wrong types.  Expressions must not depend on anything
+ * but the row.
+ */
+static void
+check_definition(Jsonb *arguments, Oid relid)
+{
+	char	   *sql = create_text(arguments, relid, "x", true);
+	List	   *raw = raw_parser(sql, RAW_PARSE_DEFAULT);
+	Identity	saved;
+	IndexStmt  *stmt;
+	ListCell   *lc;
+
+	identity_enter_owner(&saved, target_owner(relid), namespace_search_path);
+	stmt = transformIndexStmt(relid, (IndexStmt *) linitial_node(RawStmt, raw)->stmt, sql);
+	foreach(lc, stmt->indexParams)
+		if (contain_mutable_functions(lfirst_node(IndexElem, lc)->expr))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+					 errmsg("functions in index expression must be marked IMMUTABLE")));
+	if (contain_mutable_functions(stmt->whereClause))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("functions in index predicate must be marked IMMUTABLE")));
+	identity_leave(&saved);
+}
+
+static Jsonb *
+call_arguments(FunctionCallInfo fcinfo, Oid relid, List **names)
+{
+	JsonObject *object = json_begin();
+	Jsonb	   *arguments;
+	List	   *columns = target_arg_list(fcinfo, 1, "columns");
+	List	   *include = target_arg_list(fcinfo, 6, "include");
+	List	   *elements;
+	char	   *predicate = target_arg_text(fcinfo, 4);
+	char	   *method = target_arg_name(fcinfo, 5);
+
+	check_columns(relid, columns, include, &elements, names);
+	check_method(method, PG_GETARG_BOOL(3));
+	if (predicate)
+		sql_check_expression(predicate, "predicate");
+	json_put_list(object, "columns", columns);
+	json_put_list(object, "elements", elements);
+	json_put_list(object, "names", *names);
+	json_put_text(object, "name", target_arg_name(fcinfo, 2));
+	json_put_bool(object, "is_unique", PG_GETARG_BOOL(3));
+	json_put_text(object, "predicate", predicate);
+	json_put_text(object, "method", method);
+	json_put_list(object, "include", include);
+	arguments = json_end(object);
+	check_definition(arguments, relid);
+	return arguments;
+}
+
+/* A valid index of the table that is the same but for its name, or InvalidOid */
+static Oid
+find_twin_index(Jsonb *arguments, Oid relid)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+	char	   *wanted = definition(arguments);
+	bool		unique = json_bool(arguments, "is_unique", false);
+	Oid			twin = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(relation))
+	{
+		char	   *text = pg_get_indexdef_string(lfirst_oid(lc));
+		char	   *tail = strstr(text, " USING ");
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
+
+		if (index->indisvalid && index->indisunique == unique &&
+			tail && strcmp(tail + 1, wanted) == 0)
+			twin = lfirst_oid(lc);
+		ReleaseSysCache(tuple);
+	}
+	table_close(relation, AccessShareLock);
+	return twin;
+}
+
+Datum
+tenantmig_create_index(PG_FUNCTION_ARGS)
+{
+	static const char *const required[] = {"relation", "columns", NULL, "is_unique",
+	NULL, "method", "include", "dry_run"};
+	Oid			relid;
+	char	   *name;
+	List	   *names;
+	JobRequest	request = {.kind = "create_index"};
+	int64		id;
+	Oid			twin;
+
+	for (int i = 0; i < lengthof(required); i++)
+		if (required[i])
+			target_require(fcinfo, i, required[i]);
+	relid = PG_GETARG_OID(0);
+	name = target_arg_name(fcinfo, 2);
+	target_check_relation(relid);
+	if (name && name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("name must not be empty")));
+
+	request.relid = relid;
+	request.arguments = call_arguments(fcinfo, relid, &names);
+	request.dry_run = PG_GETARG_BOOL(7);
+	request.describe = psprintf("index on %s (%s)", sql_relation(relid),
+								sql_name_list(names));
+	id = request.dry_run ? 0 : job_reuse(&request);
+	if (id != 0)
+		PG_RETURN_INT64(id);
+	if (name)
+		check_name_is_free(relid, name);
+	else if (!request.dry_run &&
+			 OidIsValid(twin = find_twin_index(request.arguments, relid)))
+	{
+		ereport(NOTICE,
+				(errmsg("index %s is the same already; none is built",
+						sql_relation(twin)),
+				 errhint("Give a name to have another one all the same.")));
+		id = job_record(&request);
+		journal_name(id, relid, get_rel_name(twin));
+		job_record_end(id);
+		PG_RETURN_INT64(id);
+	}
+	PG_RETURN_INT64(job_submit(&request));
+}
+
+/* --- the work -------------------------------------------------------- */
+
+/* The wanted name for the table of the call, a derived one for its partitions */
+static char *
+name_for(const Job *job, Oid relid, Oid table)
+{
+	char	   *name = json_text(job->arguments, "name");
+
+	if (name && table == relid)
+		return name;
+	return choose_name(table, json_list(job->arguments, "names"));
+}
+
+/* One table of the tree: the one of the call, or a partition at any depth */
+typedef struct Build
+{
+	Oid			table;
+	Oid			parent;			/* InvalidOid: the table of the call */
+	bool		partitioned;
+	char	   *relation;		/* NULL: dropped meanwhile */
+	char	   *name;
+	char	   *create;
+	char	   *drop;
+	bool		exists;			/* an index of that name, on that table */
+	bool		valid;
+} Build;
+
+static bool
+index_is_on(Oid index, Oid table)
+{
+	char		relkind = get_rel_relkind(index);
+
+	return (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX) &&
+		IndexGetRelation(index, true) == table;
+}
+
+/*
+ * Settle the name of the index of one table and look at what is there.  The
+ * first time, the name must be free; it is written down before the build.
+ */
+static void
+look_body(JobRun *run, void *arg)
+{
+	Build	   *b = arg;
+	Oid			index;
+
+	run_check_request(run);
+	MemoryContextSwitchTo(run->context);
+	b->exists = b->valid = false;
+	b->relation = sql_relation(b->table);
+	if (b->relation == NULL)
+		return;
+	b->name = journaled_name(run->job->id, b->table);
+	if (b->name == NULL)
+	{
+		b->name = name_for(run->job, run->relid, b->table);
+		check_name_is_free(b->table, b->name);
+		journal_name(run->job->id, b->table, b->name);
+	}
+	b->create = create_text(run->job->arguments, b->table, b->name, b->partitioned);
+	b->drop = drop_text(b->table, b->name, !b->partitioned);
+	index = get_relname_relid(b->name, get_rel_namespace(b->table));
+	b->exists = OidIsValid(index) && index_is_on(index, b->table);
+	b->valid = b->exists && get_index_isvalid(index);
+	if (OidIsValid(index) && !b->exists)
+		check_name_is_free(b->table, b->name);
+}
+
+static void
+look(JobRun *run, Build *b)
+{
+	run_or_error(run, look_body, b);
+}
+
+/* Build the index of one table that holds rows, whatever an earlier attempt left */
+static void
+build_leaf(JobRun *run, void *arg)
+{
+	Build	   *b = arg;
+
+	look(run, b);
+	if (b->relation == NULL)
+		return;
+	if (b->exists && !b->valid)
+	{
+		run_set_phase(run, "dropping what an interrupted build left");
+		run_toplevel(run, b->relation, b->drop, NULL);
+		look(run, b);
+	}
+	if (!b->exists)
+	{
+		run_set_phase(run, "building index");
+		run_toplevel(run, b->relation, b->create, b->drop);
+		STOP_POINT("index-built");
+		look(run, b);
+	}
+	if (!b->valid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("index %s is not valid after its build",
+						index_name(b->table, b->name)),
+				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); drops it and builds it again.",
+						 run->job->id)));
+}
+
+/* A build that met a deadlock or the like is dropped and done again */
+static void
+build_leaf_patiently(JobRun *run, Build *b)
+{
+	for (int attempt = 0;; attempt++)
+	{
+		ErrorData  *error = run_catch(run, build_leaf, b);
+
+		if (error == NULL)
+			return;
+		if (!run_is_transient(error) || attempt >= setting_lock_retries)
+			ReThrowError(error);
+		run_rest(run, lock_backoff(attempt), error->message);
+	}
+}
+
+/*
+ * The index of a partitioned table: empty, and invalid until all partitions
+ * are attached.  Undoing it takes those of the partitions along.
+ */
+static void
+create_parent(JobRun *run, Build *b)
+{
+	look(run, b);
+	if (b->relation != NULL && !b->exists)
+		run_statement(run, InvalidOid, ShareLock, b->create, b->drop, false);
+}
+
+typedef struct Attach
+{
+	const Build *b;
+	char	   *statement;		/* NULL: nothing to do */
+} Attach;
+
+static void
+attach_body(JobRun *run, void *arg)
+{
+	Attach	   *a = arg;
+	char	   *parent_name;
+	Oid			index;
+
+	MemoryContextSwitchTo(run->context);
+	parent_name = journaled_name(run->job->id, a->b->parent);
+	if (parent_name == NULL || sql_relation(a->b->table) == NULL)
+		return;
+	index = get_relname_relid(a->b->name, get_rel_namespace(a->b->table));
+	if (OidIsValid(index) && !get_rel_relispartition(index))
+		a->statement = psprintf("ALTER INDEX %s ATTACH PARTITION %s",
+								index_name(a->b->parent, parent_name),
+								index_name(a->b->table, a->b->name));
+}
+
+static void
+attach(JobRun *run, const Build *b)
+{
+	Attach		a = {.b = b};
+
+	run_or_error(run, attach_body, &a);
+	if (a.statement)
+		run_statement(run, InvalidOid, ShareUpdateExclusiveLock, a.statement,
+					  NULL, false);
+}
+
+/* All tables of the tree, parents before their children */
+static void
+tree_body(JobRun *run, void *arg)
+{
+	List	  **builds = arg;
+	ListCell   *lc;
+
+	MemoryContextSwitchTo(run->context);
+	foreach(lc, get_rel_relkind(run->relid) == RELKIND_PARTITIONED_TABLE
+			? target_tree(run->relid) : list_make1_oid(run->relid))
+	{
+		Build	   *b = palloc0(sizeof(Build));
+
+		b->table = lfirst_oid(lc);
+		b->partitioned = get_rel_relkind(b->table) == RELKIND_PARTITIONED_TABLE;
+		if (b->table != run->relid)
+			b->parent = get_partition_parent(b->table, true);
+		*builds = lappend(*builds, b);
+	}
+}
+
+static void
+verify_body(JobRun *run, void *arg)
+{
+	if (!index_holds(run->job, run->relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the index on %s is not valid", job_relation_text(run->job)),
+				 errdetail("A partition may have been added or detached meanwhile."),
+				 errhint("SELECT tenantmig.retry(" INT64_FORMAT ");", run->job->id)));
+}
+
+/* Partitions that are made meanwhile get their index from the parent's */
+static void
+index_run(JobRun *run)
+{
+	List	   *builds = NIL;
+	ListCell   *lc;
+
+	run_or_error(run, tree_body, &builds);
+	foreach(lc, builds)
+		if (((Build *) lfirst(lc))->partitioned)
+			create_parent(run, lfirst(lc));
+	STOP_POINT("index-parent-created");
+	foreach(lc, builds)
+		if (!((Build *) lfirst(lc))->partitioned)
+			build_leaf_patiently(run, lfirst(lc));
+	run_set_phase(run, "attaching partitions");
+	for (int i = list_length(builds) - 1; i > 0; i--)
+		attach(run, list_nth(builds, i));
+	run_or_error(run, verify_body, NULL);
+}
+
+/* --- plan and holds -------------------------------------------------- */
+
+static void
+plan_table(const Job *job, Oid relid, Oid table, double *rows, int64 *blocks)
+{
+	bool		partitioned = get_rel_relkind(table) == RELKIND_PARTITIONED_TABLE;
+	char	   *name = name_for(job, relid, table);
+	Relation	relation = table_open(table, AccessShareLock);
+
+	(void) step_write(job->id, partitioned ? STEP_STATEMENT : STEP_TOPLEVEL,
+					  sql_relation(table), "planned",
+					  create_text(job->arguments, table, name, partitioned),
+					  drop_text(table, name, !partitioned), false,
+					  partitioned ? ShareLock : ShareUpdateExclusiveLock);
+	if (!partitioned)
+	{
+		*rows += Max(RelationGetForm(relation)->reltuples, 0);
+		*blocks += RelationGetNumberOfBlocks(relation);
+	}
+	table_close(relation, AccessShareLock);
+}
+
+/* Estimates from the statistics: two scans, a sort, an entry for each row */
+static Jsonb *
+index_plan(const Job *job, Oid relid)
+{
+	JsonObject *plan = json_begin();
+	double		rows = 0;
+	int64		blocks = 0;
+	double		bytes;
+	ListCell   *lc;
+
+	foreach(lc, get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE
+			? target_tree(relid) : list_make1_oid(relid))
+		plan_table(job, relid, lfirst_oid(lc), &rows, &blocks);
+	bytes = rows * (12 + 12.0 * list_length(json_list(job->arguments, "columns")));
+	json_put_int(plan, "rows_total", (int64) rows);
+	json_put_int(plan, "estimated_ms", (int64) (rows * 0.001 + blocks * 0.02));
+	json_put_int(plan, "estimated_wal_bytes", (int64) bytes);
+	json_put_int(plan, "estimated_disk_bytes", (int64) bytes);
+	return json_end(plan);
+}
+
+/* The index of the table of the call is there and valid; that of a partitioned
+ * table is so only if those of all partitions are */
+static bool
+index_holds(const Job *job, Oid relid)
+{
+	char	   *name = journaled_name(job->id, relid);
+	Oid			index;
+
+	if (name == NULL)
+		return false;
+	index = get_relname_relid(name, get_rel_namespace(relid));
+	return OidIsValid(index) && index_is_on(index, relid) && get_index_isvalid(index);
+}
+
+const StepOps index_ops = {
+	.kind = "create_index",
+	.plan = index_plan,
+	.run = index_run,
+	.holds = index_holds,
+};

@@ -1,0 +1,290 @@
+/*
+ * not_null.c
+ *		set_not_null: NOT NULL without holding up writers.
+ *
+ * SET NOT NULL by itself reads the whole table under ACCESS EXCLUSIVE.  So:
+ *
+ *	1	ADD CHECK (column IS NOT NULL) NOT VALID: a short ACCESS EXCLUSIVE lock;
+ *		from here on no NULL comes in
+ *	2	VALIDATE CONSTRAINT: reads the table beside readers and writers
+ *	3	SET NOT NULL, which takes the constraint as proof: a short ACCESS
+ *		EXCLUSIVE lock
+ *	4	DROP CONSTRAINT: the same.  The constraint is a temporary step, so it is
+ *		gone afterwards whatever becomes of the job.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+#include "engine/compat.h"
+#include "engine/json.h"
+#include "engine/query.h"
+#include "engine/sqltext.h"
+#include "engine/stop_point.h"
+#include "steps/kinds.h"
+#include "steps/source.h"
+#include "steps/target.h"
+
+PG_FUNCTION_INFO_V1(tenantmig_set_not_null);
+
+Datum
+tenantmig_set_not_null(PG_FUNCTION_ARGS)
+{
+	Oid			relid;
+	char	   *column;
+	TargetColumn target;
+	JsonObject *arguments = json_begin();
+	JobRequest	request = {.kind = "set_not_null"};
+
+	target_require(fcinfo, 0, "relation");
+	target_require(fcinfo, 1, "column_name");
+	target_require(fcinfo, 2, "dry_run");
+	relid = PG_GETARG_OID(0);
+	column = target_arg_name(fcinfo, 1);
+	target_check_relation(relid);
+	target_check_column(relid, column, &target);
+
+	json_put_text(arguments, "column", column);
+	request.relid = relid;
+	request.arguments = json_end(arguments);
+	request.dry_run = PG_GETARG_BOOL(2);
+	request.describe = psprintf("NOT NULL of %s.%s", sql_relation(relid),
+								quote_identifier(column));
+	PG_RETURN_INT64(job_submit(&request));
+}
+
+/* The statements; the names are the job's own */
+typedef struct NotNullTexts
+{
+	char	   *relation;
+	char	   *column;
+	char	   *add;
+	char	   *drop;
+	char	   *validate;
+	char	   *set;
+	char	   *unset;
+} NotNullTexts;
+
+/*
+ * DROP NOT NULL goes down to the partitions and children; those that were NOT
+ * NULL before get it back.
+ */
+static char *
+unset_text(Oid relid, const char *column, const NotNullTexts *t)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL",
+					 t->relation, t->column);
+	foreach(lc, target_tree(relid))
+	{
+		TargetColumn below;
+
+		if (lfirst_oid(lc) != relid &&
+			target_find_column(lfirst_oid(lc), column, &below) && below.not_null)
+			appendStringInfo(&buf, "; ALTER TABLE %s ALTER COLUMN %s SET NOT NULL",
+							 sql_relation(lfirst_oid(lc)), t->column);
+	}
+	return buf.data;
+}
+
+static void
+write_texts(const Job *job, Oid relid, NotNullTexts *t)
+{
+	const char *name = json_text(job->arguments, "column");
+	char	   *constraint;
+
+	t->relation = sql_relation(relid);
+	t->column = pstrdup(quote_identifier(name));
+	constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job->id),
+								  name, "");
+	constraint = pstrdup(quote_identifier(constraint));
+	t->add = psprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
+					  t->relation, constraint, t->column);
+	t->drop = psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s",
+					   t->relation, constraint);
+	t->validate = psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s",
+						   t->relation, constraint);
+	t->set = psprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL",
+					  t->relation, t->column);
+	t->unset = unset_text(relid, name, t);
+}
+
+/* How many rows are NULL, and the keys of some: read as the current user */
+static int64
+count_nulls(const Job *job, Oid relid, List **examples)
+{
+	Source		source = {.relid = relid,.kind = SOURCE_VALUE};
+	ListCell   *lc;
+	int64		count = 0;
+
+	source.column = json_text(job->arguments, "column");
+	target_check_column(relid, source.column, &source.target);
+	*examples = NIL;
+	foreach(lc, target_leaves(relid))
+	{
+		SPI_connect();
+		SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM ONLY %s WHERE %s IS NULL",
+							 sql_relation(lfirst_oid(lc)),
+							 quote_identifier(source.column)), true, 0);
+		count += query_get_int8(0, 1, 0);
+		SPI_finish();
+		if (list_length(*examples) < 5)
+			*examples = list_concat(*examples,
+									source_examples(&source, lfirst_oid(lc), false, 5));
+	}
+	return count;
+}
+
+static Jsonb *
+not_null_plan(const Job *job, Oid relid)
+{
+	NotNullTexts t;
+	JsonObject *plan = json_begin();
+	List	   *examples;
+	int64		nulls = count_nulls(job, relid, &examples);
+
+	write_texts(job, relid, &t);
+	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.add, t.drop,
+					  true, AccessExclusiveLock);
+	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.validate, NULL,
+					  false, ShareUpdateExclusiveLock);
+	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.set, t.unset,
+					  false, AccessExclusiveLock);
+	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.drop, NULL,
+					  false, AccessExclusiveLock);
+	json_put_int(plan, "rows_total", 0);
+	json_put_int(plan, "rows_unresolved", nulls);
+	json_put_list(plan, "unresolved_examples", examples);
+	if (nulls > 0)
+		json_put_list(plan, "warnings",
+					  list_make1(psprintf(INT64_FORMAT " rows are NULL; the job would fail until they have a value", nulls)));
+	return json_end(plan);
+}
+
+static bool
+column_is_not_null(const Job *job, Oid relid)
+{
+	TargetColumn column;
+
+	if (!target_find_column(relid, json_text(job->arguments, "column"), &column))
+		return false;
+	return column.not_null;
+}
+
+typedef struct NotNullRun
+{
+	NotNullTexts texts;
+	bool		already;
+	int64		nulls;
+	List	   *examples;
+} NotNullRun;
+
+static void
+resolve_body(JobRun *run, void *arg)
+{
+	NotNullRun *n = arg;
+	TargetColumn column;
+
+	run_check_request(run);
+	MemoryContextSwitchTo(run->context);
+	target_check_column(run->relid, json_text(run->job->arguments, "column"), &column);
+	n->already = column.not_null;
+	write_texts(run->job, run->relid, &n->texts);
+}
+
+static void
+count_body(JobRun *run, void *arg)
+{
+	NotNullRun *n = arg;
+	Identity	saved;
+
+	MemoryContextSwitchTo(run->context);
+	run_enter_owner(run, &saved);
+	n->nulls = count_nulls(run->job, run->relid, &n->examples);
+	identity_leave(&saved);
+}
+
+static void
+validate_body(JobRun *run, void *arg)
+{
+	NotNullRun *n = arg;
+
+	run_check_request(run);
+	run_statement_within(run, run->relid, ShareUpdateExclusiveLock,
+						 n->texts.validate, NULL, false);
+}
+
+static void
+set_body(JobRun *run, void *arg)
+{
+	NotNullRun *n = arg;
+
+	run_check_request(run);
+	run_statement_within(run, run->relid, AccessExclusiveLock, n->texts.set,
+						 n->texts.unset, false);
+}
+
+static void
+raise_nulls(JobRun *run, NotNullRun *n)
+{
+	StringInfoData keys;
+	ListCell   *lc;
+
+	run_or_error(run, count_body, n);
+	initStringInfo(&keys);
+	foreach(lc, n->examples)
+	{
+		run_error_row(run, n->texts.relation,
+					  DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(lfirst(lc)))),
+					  "23502", "the column is NULL");
+		appendStringInfo(&keys, "%s%s", keys.len > 0 ? ", " : "", (char *) lfirst(lc));
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_NULL_VIOLATION),
+			 errmsg("column %s of relation %s has " INT64_FORMAT " nulls",
+					n->texts.column, n->texts.relation, n->nulls),
+			 errdetail("Examples: %s.", keys.data),
+			 errhint("Fill them with tenantmig.backfill, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
+					 run->job->id)));
+}
+
+static void
+not_null_run(JobRun *run)
+{
+	NotNullRun	n = {.already = false};
+	ErrorData  *error;
+
+	run_or_error(run, resolve_body, &n);
+	if (n.already)
+		return;
+	run_set_phase(run, "adding check constraint");
+	run_statement(run, run->relid, AccessExclusiveLock, n.texts.add, n.texts.drop, true);
+	STOP_POINT("not-null-added");
+
+	run_set_phase(run, "validating");
+	error = run_try_patiently(run, validate_body, &n);
+	if (error && error->sqlerrcode == ERRCODE_CHECK_VIOLATION)
+		raise_nulls(run, &n);
+	if (error)
+		ReThrowError(error);
+	STOP_POINT("not-null-validated");
+
+	run_set_phase(run, "setting not null");
+	run_patiently(run, set_body, &n);
+	STOP_POINT("not-null-set");
+}
+
+const StepOps not_null_ops = {
+	.kind = "set_not_null",
+	.plan = not_null_plan,
+	.run = not_null_run,
+	.holds = column_is_not_null,
+};

@@ -1,0 +1,96 @@
+/*
+ * source.h
+ *		Which value a row gets: a constant, an expression, or the parent's.
+ *
+ * This is the only place that writes the statements of a backfill.
+ */
+#ifndef TENANTMIG_SOURCE_H
+#define TENANTMIG_SOURCE_H
+
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+#include "steps/target.h"
+
+typedef enum SourceKind
+{
+	SOURCE_VALUE,
+	SOURCE_EXPRESSION,
+	SOURCE_VIA
+} SourceKind;
+
+typedef struct Source
+{
+	SourceKind	kind;
+	Oid			relid;			/* the table of the call */
+	char	   *column;
+	TargetColumn target;
+	char	   *unset;			/* placeholder that counts as NULL, or NULL */
+	char	   *value;
+	char	   *expression;
+	List	   *expression_columns; /* names of columns it reads */
+	char	   *via;			/* as in the call */
+	Oid			parent;
+	List	   *child_columns;	/* names */
+	List	   *parent_columns; /* names, in the same order */
+	List	   *operators;		/* OPERATOR(...) texts, parent = child */
+} Source;
+
+/*
+ * Resolve and check what a call or a job's arguments say, as the owner of the
+ * table: types, constraint, privileges, row-level security that would hide
+ * rows.  Raises 22023, 42703, 42501 and so on.
+ */
+extern Source *source_resolve(Jsonb *arguments, Oid relid);
+
+/* The arguments of the call, with what they were resolved to */
+extern Jsonb *source_arguments(const Source *source);
+
+/* For people: "value 'default'", "via orders_customer_id_fkey to public.customers" */
+extern char *source_describe(const Source *source);
+
+typedef enum SourceStatement
+{
+	/* (from, until) -> rows that need a value, rows that have one, rows that
+	 * have the one they would get */
+	STATEMENT_COUNT,
+	/* (from, until): give the rows that need it their value */
+	STATEMENT_FILL,
+	/* the same, passing over rows that somebody has locked */
+	STATEMENT_FILL_UNLOCKED,
+	/* (from, until): give the orphan value to the rows that still need one */
+	STATEMENT_ASSIGN,
+	/* (from, until) -> rows that need a value */
+	STATEMENT_RESIDUE,
+	/* (from, until): take back the value from the rows that have the one
+	 * they would get */
+	STATEMENT_UNFILL
+} SourceStatement;
+
+/*
+ * The text of a statement for one leaf.  $1 and $2 are the tids between which
+ * it works, the first included.
+ */
+extern char *source_statement(const Source *source, SourceStatement what,
+							  Oid leaf, const char *orphan_value);
+
+/* Keys (the texts of jsonb objects) of up to "limit" rows of a leaf that need
+ * a value; unresolved: only of those that the source has no value for.  Reads
+ * as the current user. */
+extern List *source_examples(const Source *source, Oid leaf, bool unresolved,
+							 int limit);
+
+/* For a dry run: rows that need a value, that have one, that the source has
+ * no value for */
+extern char *source_plan_query(const Source *source, Oid leaf);
+
+/* The trigger that gives new rows their value: its name and its statements */
+extern char *source_trigger_name(const Source *source, int64 job);
+extern char *source_create_trigger(const Source *source, Oid table, int64 job,
+								   const char *search_path);
+
+/* Whether a value is the placeholder or NULL */
+extern bool source_is_unset(const TargetColumn *column, Datum value,
+							bool isnull, const char *unset);
+
+#endif							/* TENANTMIG_SOURCE_H */

@@ -1,0 +1,211 @@
+/*
+ * undo.c
+ *		undo: run the recorded inverses of another job in reverse order.
+ *
+ * Each inverse was written to the journal before the step it belongs to could
+ * take effect, so a job that failed or was cancelled half-way can be undone as
+ * well as one that succeeded.  An inverse and the mark that it has run are one
+ * transaction; an interrupted undo goes on where it stopped.
+ *
+ * Jobs that build on each other are undone in reverse order: taking a column
+ * or its values away under a later NOT NULL, index or policy is refused, with
+ * the job to undo first.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "engine/compat.h"
+#include "engine/job.h"
+#include "engine/json.h"
+#include "engine/query.h"
+#include "engine/sqltext.h"
+#include "steps/kinds.h"
+#include "steps/target.h"
+
+PG_FUNCTION_INFO_V1(tenantmig_undo);
+
+/*
+ * A later job that stands on what this one did: on the same table, or on a
+ * table that takes its tenant from this one; 0 if there is none.
+ */
+static int64
+later_job(const Job *job, char **describe)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	int64		later = 0;
+
+	if (strcmp(job->kind, "add_tenant_column") != 0 &&
+		strcmp(job->kind, "backfill") != 0)
+		return 0;
+	query_init(&query,
+			   "SELECT id, kind || ' of ' || format('%I.%I', schema_name, relation_name) "
+			   "FROM tenantmig.job "
+			   "WHERE id > $1 AND kind <> 'undo' AND undone_by IS NULL "
+			   "AND state IN ('queued', 'running', 'paused', 'succeeded') "
+			   "AND (schema_name = $2 AND relation_name = $3 "
+			   " OR arguments ->> 'parent' = format('%I.%I', $2, $3)) "
+			   "AND COALESCE(arguments ->> 'column', $4) = $4 "
+			   "ORDER BY id DESC LIMIT 1");
+	query_int8(&query, job->id);
+	query_name(&query, job->schema_name);
+	query_name(&query, job->relation_name);
+	query_text(&query, json_text(job->arguments, "column"));
+	SPI_connect();
+	if (query_run(&query) > 0)
+	{
+		MemoryContextSwitchTo(context);
+		later = query_get_int8(0, 1, 0);
+		*describe = query_get_text(0, 2);
+	}
+	SPI_finish();
+	return later;
+}
+
+static void
+check_undoable(const Job *job)
+{
+	const char *state = job_live_state(job);
+	char	   *describe;
+	int64		later;
+
+	if (strcmp(job->kind, "undo") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is itself an undo", job->id),
+				 errhint("Call the function of job " INT64_FORMAT " again.", job->target)));
+	if (strcmp(state, "succeeded") != 0 && strcmp(state, "failed") != 0 &&
+		strcmp(state, "cancelled") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot undo job " INT64_FORMAT ": it is %s", job->id, state),
+				 strcmp(state, "planned") == 0
+				 ? errhint("It has changed nothing.")
+				 : errhint("First: SELECT tenantmig.cancel(" INT64_FORMAT ");", job->id)));
+	later = later_job(job, &describe);
+	if (later != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot undo job " INT64_FORMAT ": a later job builds on it", job->id),
+				 errdetail("Job " INT64_FORMAT " is a %s.", later, describe),
+				 errhint("First: SELECT tenantmig.undo(" INT64_FORMAT ");", later)));
+}
+
+Datum
+tenantmig_undo(PG_FUNCTION_ARGS)
+{
+	Job		   *target;
+	JobRequest	request = {.kind = "undo"};
+
+	target_require(fcinfo, 0, "job");
+	target_require(fcinfo, 1, "dry_run");
+	target = job_get(PG_GETARG_INT64(0));
+	if (target->undone_by != 0)
+	{
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT " has been undone by job " INT64_FORMAT " already",
+						target->id, target->undone_by)));
+		PG_RETURN_INT64(target->undone_by);
+	}
+	check_undoable(target);
+
+	request.relid = job_relation(target);
+	if (OidIsValid(request.relid))
+		target_check_relation(request.relid);
+	request.arguments = json_end(json_begin());
+	request.target = target->id;
+	request.dry_run = PG_GETARG_BOOL(1);
+	request.describe = psprintf("undo of job " INT64_FORMAT " (%s of %s)",
+								target->id, target->kind,
+								job_relation_text(target));
+	PG_RETURN_INT64(job_submit(&request));
+}
+
+/* Steps of the target that have something to take back */
+static bool
+stands(const JobStep *step)
+{
+	return strcmp(step->state, "done") == 0 || strcmp(step->state, "running") == 0;
+}
+
+static Jsonb *
+undo_plan(const Job *job, Oid relid)
+{
+	JsonObject *plan = json_begin();
+	List	   *steps = step_list(job->target);
+	int			count = 0;
+
+	for (int i = list_length(steps) - 1; i >= 0; i--)
+	{
+		JobStep    *step = list_nth(steps, i);
+
+		if (!stands(step) || step->inverse == NULL)
+			continue;
+		count++;
+		(void) step_write(job->id, step->kind, step->relation, "planned",
+						  step->inverse, NULL, false,
+						  step->kind == STEP_BATCHES ? RowExclusiveLock
+						  : step->kind == STEP_TOPLEVEL ? ShareUpdateExclusiveLock
+						  : AccessExclusiveLock);
+	}
+	json_put_int(plan, "statements", count);
+	return json_end(plan);
+}
+
+typedef struct UndoArg
+{
+	Job		   *target;
+	List	   *steps;
+} UndoArg;
+
+static void
+read_target_body(JobRun *run, void *arg)
+{
+	UndoArg    *a = arg;
+
+	run_check_request(run);
+	MemoryContextSwitchTo(run->context);
+	a->target = job_read(run->job->target);
+	if (a->target == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job " INT64_FORMAT " does not exist", run->job->target)));
+	MemoryContextSwitchTo(run->scratch);
+	check_undoable(a->target);
+	MemoryContextSwitchTo(run->context);
+	a->steps = step_list(run->job->target);
+}
+
+static void
+mark_undone_body(JobRun *run, void *arg)
+{
+	job_set_undone(run->job->target, run->job->id);
+}
+
+static void
+undo_run(JobRun *run)
+{
+	UndoArg		arg;
+
+	run->progress.phase = "undoing";
+	run_or_error(run, read_target_body, &arg);
+	for (int i = list_length(arg.steps) - 1; i >= 0; i--)
+	{
+		JobStep    *step = list_nth(arg.steps, i);
+
+		if (stands(step))
+			run_inverse(run, arg.target, step);
+	}
+	run_bookkeeping(run, mark_undone_body, NULL);
+}
+
+const StepOps undo_ops = {
+	.kind = "undo",
+	.plan = undo_plan,
+	.run = undo_run,
+};
