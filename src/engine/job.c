@@ -634,6 +634,17 @@ job_add_error(int64 id, const char *relation, Jsonb *key,
 	run_once(&query);
 }
 
+void
+job_forget_row_errors(int64 id)
+{
+	OwnQuery	query;
+
+	query_init(&query, "DELETE FROM tenantmig.job_error "
+			   "WHERE job = $1 AND key IS NOT NULL");
+	query_int8(&query, id);
+	run_once(&query);
+}
+
 /* --- what comes first ------------------------------------------------ */
 
 int64
@@ -750,6 +761,18 @@ step_set_state(int64 job, int position, const char *state)
 	query_int8(&query, job);
 	query_int4(&query, position);
 	query_text(&query, state);
+	run_once(&query);
+}
+
+void
+step_keep(int64 job, const char *statement)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job_step SET temporary = false "
+			   "WHERE job = $1 AND statement = $2");
+	query_int8(&query, job);
+	query_text(&query, statement);
 	run_once(&query);
 }
 

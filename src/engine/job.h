@@ -105,6 +105,9 @@ extern void job_merge_summary(int64 id, Jsonb *facts);
 extern void job_add_error(int64 id, const char *relation, Jsonb *key,
 						  const char *sqlstate, const char *message);
 
+/* Errors of single rows: a new attempt finds those that are still there */
+extern void job_forget_row_errors(int64 id);
+
 /* An earlier job that this one needs: 0 when all are done.  failed: it ended
  * without success. */
 extern int64 job_unmet_dependency(int64 id, bool *failed);
@@ -144,6 +147,9 @@ extern int	step_write(int64 job, StepKind kind, const char *relation,
 extern void step_set_state(int64 job, int position, const char *state);
 extern List *step_list(int64 job);	/* of JobStep *, by position */
 extern void step_forget_planned(int64 job);
+
+/* A temporary step stays after all */
+extern void step_keep(int64 job, const char *statement);
 extern const char *step_state(int64 job, const char *statement);
 
 #endif							/* TENANTMIG_JOB_H */

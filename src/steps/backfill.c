@@ -223,7 +223,7 @@ tenantmig_backfill(PG_FUNCTION_ARGS)
 	if (source->kind == SOURCE_VIA)
 		request.reads = list_make1_oid(source->parent);
 	request.arguments = source_arguments(source);
-	request.describe = psprintf("backfill of %s.%s from %s", sql_relation(relid),
+	request.describe = psprintf("backfill of %s.%s (%s)", sql_relation(relid),
 								quote_identifier(source->column),
 								source_describe(source));
 	PG_RETURN_INT64(job_submit(&request));

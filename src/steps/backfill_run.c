@@ -367,6 +367,7 @@ run_pass(JobRun *run, Pass *pass)
 typedef struct BackfillRun
 {
 	Source	   *source;
+	char	   *description;	/* of the source */
 	BackfillOptions options;
 	List	   *triggers;		/* of TriggerText * */
 	bool		counted;
@@ -392,6 +393,7 @@ resolve_body(JobRun *run, void *arg)
 	MemoryContextSwitchTo(run->context);
 	run_enter_owner(run, &saved);
 	b->source = source_resolve(run->job->arguments, run->relid);
+	b->description = source_describe(b->source);
 	backfill_read_options(run->job->options, b->source, &b->options);
 	foreach(lc, target_trigger_tables(run->relid))
 	{
@@ -404,6 +406,7 @@ resolve_body(JobRun *run, void *arg)
 		b->triggers = lappend(b->triggers, t);
 	}
 	identity_leave(&saved);
+	job_forget_row_errors(run->job->id);
 	b->counted = json_text(job_summary(run->job->id), "rows_total") != NULL;
 }
 
@@ -421,7 +424,7 @@ count_rows(JobRun *run, BackfillRun *b)
 	json_put_int(facts, "rows_total", pass.counted[0]);
 	json_put_int(facts, "rows_already_set", pass.counted[1]);
 	json_put_int(facts, "rows_already_same", pass.counted[2]);
-	json_put_text(facts, "source", source_describe(b->source));
+	json_put_text(facts, "source", b->description);
 	json_put_text(facts, "method", range_cursor.name);
 	run_note(run, json_end(facts));
 }
@@ -439,9 +442,20 @@ cover_new_rows(JobRun *run, BackfillRun *b)
 
 		run_statement(run, t->table, ShareRowExclusiveLock, t->create,
 					  psprintf("DROP TRIGGER IF EXISTS %s ON %s",
-							   quote_identifier(name), t->relation),
-					  !b->options.keep_trigger);
+							   quote_identifier(name), t->relation), true);
 	}
+}
+
+/* The last thing before success: until then the trigger is a helper that goes
+ * away with a job that fails or is cancelled */
+static void
+keep_triggers_body(JobRun *run, void *arg)
+{
+	BackfillRun *b = arg;
+	ListCell   *lc;
+
+	foreach(lc, b->triggers)
+		step_keep(run->job->id, ((TriggerText *) lfirst(lc))->create);
 }
 
 /*
@@ -621,8 +635,7 @@ handle_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg(INT64_FORMAT " rows of %s have no tenant to take: %s",
-						orphans, job_relation_text(run->job),
-						source_describe(b->source)),
+						orphans, job_relation_text(run->job), b->description),
 				 errdetail("The other rows have theirs. Examples: %s.",
 						   join_texts(b->examples)),
 				 errhint("Mend the rows and SELECT tenantmig.retry(" INT64_FORMAT "); or call backfill again with options {\"on_orphan\": \"leave\"} or {\"on_orphan\": \"assign\", \"orphan_value\": \"...\"}.",
@@ -660,6 +673,8 @@ backfill_run(JobRun *run)
 						 run->job->id)));
 	STOP_POINT("backfill-verified");
 	write_fill_step(run, &b, "done");
+	if (b.options.keep_trigger)
+		run_bookkeeping(run, keep_triggers_body, &b);
 	json_put_int(facts, "rows_changed", run->progress.rows_done);
 	json_put_int(facts, "sweeps", b.sweeps);
 	json_put_int(facts, "residue", residue);

@@ -393,6 +393,7 @@ typedef struct Build
 	bool		partitioned;
 	char	   *relation;		/* NULL: dropped meanwhile */
 	char	   *name;
+	char	   *qualified;
 	char	   *create;
 	char	   *drop;
 	bool		exists;			/* an index of that name, on that table */
@@ -431,6 +432,7 @@ look_body(JobRun *run, void *arg)
 		check_name_is_free(b->table, b->name);
 		journal_name(run->job->id, b->table, b->name);
 	}
+	b->qualified = index_name(b->table, b->name);
 	b->create = create_text(run->job->arguments, b->table, b->name, b->partitioned);
 	b->drop = drop_text(b->table, b->name, !b->partitioned);
 	index = get_relname_relid(b->name, get_rel_namespace(b->table));
@@ -472,7 +474,7 @@ build_leaf(JobRun *run, void *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("index %s is not valid after its build",
-						index_name(b->table, b->name)),
+						b->qualified),
 				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); drops it and builds it again.",
 						 run->job->id)));
 }

@@ -1,0 +1,166 @@
+/*
+ * report_findings.c
+ *		The warnings and errors of the report.
+ *
+ * Warnings are those that a job put down itself, and what its counts and its
+ * course give reason to say.  Errors are the one that a job ended with, and
+ * those of single rows and attempts, grouped, with examples.
+ */
+#include "postgres.h"
+
+#include "checks/report.h"
+#include "engine/compat.h"
+#include "engine/json.h"
+
+#define ERRORS_MOST 100			/* groups in one report */
+
+/* --- warnings -------------------------------------------------------- */
+
+static List *
+warn_about_rows(List *warnings, const ReportJob *job)
+{
+	int64		assigned = json_int(job->summary, "rows_assigned", 0);
+	int64		residue = json_int(job->summary, "residue", -1);
+	int64		unresolved = json_int(job->plan, "rows_unresolved", 0);
+	char	   *reason = json_text(job->summary, "residue_reason");
+
+	if (!report_has_status(job, "completed") && !report_has_status(job, "failed"))
+		residue = -1;			/* of an earlier attempt */
+	if (reason == NULL && json_int(job->summary, "orphans", 0) > 0)
+		reason = "their source gives none";
+	if (report_has_status(job, "planned") && unresolved > 0)
+		warnings = lappend(warnings,
+						   psprintf("For " INT64_FORMAT " rows no value could be found.", unresolved));
+	if (assigned > 0)
+		warnings = lappend(warnings,
+						   psprintf(INT64_FORMAT " rows had no value to take from the source and were given orphan_value.",
+									assigned));
+	if (residue > 0)
+		warnings = lappend(warnings,
+						   psprintf(INT64_FORMAT " rows are still without a value%s%s.",
+									residue, reason ? ": " : "", reason ? reason : ""));
+	if (residue == 0 && job->rows_failed > 0)
+		warnings = lappend(warnings,
+						   psprintf(INT64_FORMAT " rows raised errors at some time; the final full scan found no row without a value.",
+									job->rows_failed));
+	return warnings;
+}
+
+static List *
+warn_about_course(List *warnings, const ReportJob *job)
+{
+	char	   *trigger = json_text(job->summary, "trigger");
+	int64		attempts = json_int(job->facts, "attempts", 0);
+	char	   *resting = json_text(job->facts, "throttle_reason");
+
+	if (trigger && strcmp(trigger, "kept") == 0)
+		warnings = lappend(warnings,
+						   "The trigger that gives new rows their tenant was kept.");
+	if (attempts > 1)
+		warnings = lappend(warnings,
+						   psprintf("It took " INT64_FORMAT " attempts.", attempts));
+	if (resting && report_has_status(job, "in progress"))
+		warnings = lappend(warnings, psprintf("It rests: %s.", resting));
+	if (json_bool(job->facts, "restored", false) && report_has_status(job, "paused"))
+		warnings = lappend(warnings,
+						   "It was recorded in another database or cluster, and was restored or copied to this one.");
+	if (job->undone_by != 0)
+		warnings = lappend(warnings,
+						   psprintf("What it did was undone by job " INT64_FORMAT ".",
+									job->undone_by));
+	return warnings;
+}
+
+void
+report_put_warnings(Document *document, List *jobs, bool single)
+{
+	ListCell   *lc;
+
+	document_array(document, "warnings");
+	foreach(lc, jobs)
+	{
+		const ReportJob *job = lfirst(lc);
+		List	   *warnings;
+		ListCell   *wc;
+
+		if (!single && !job->stands)
+			continue;
+		warnings = json_list(report_has_status(job, "planned") ? job->plan
+							 : job->summary, "warnings");
+		warnings = warn_about_rows(warnings, job);
+		warnings = warn_about_course(warnings, job);
+		foreach(wc, warnings)
+		{
+			document_object(document, NULL);
+			document_count(document, "job", job->id);
+			document_text(document, "relation", job->relation);
+			document_text(document, "text", lfirst(wc));
+			document_end_object(document);
+		}
+	}
+	document_end_array(document);
+}
+
+/* --- errors ---------------------------------------------------------- */
+
+/* The error that a job ended with */
+static void
+put_fatal_error(Document *document, const ReportJob *job)
+{
+	Jsonb	   *facts = job->facts;
+
+	document_object(document, NULL);
+	document_count(document, "job", job->id);
+	document_text(document, "relation", job->relation);
+	document_text(document, "sqlstate", json_text(facts, "sqlstate"));
+	document_text(document, "message", json_text(facts, "error"));
+	document_text(document, "detail", json_text(facts, "error_detail"));
+	document_text(document, "hint", json_text(facts, "error_hint"));
+	document_bool(document, "ended_the_job", true);
+	document_end_object(document);
+}
+
+static void
+put_row_error(Document *document, const ReportJob *job, Jsonb *error)
+{
+	document_object(document, NULL);
+	document_count(document, "job", job->id);
+	document_text(document, "relation", json_text(error, "relation"));
+	document_text(document, "sqlstate", json_text(error, "sqlstate"));
+	document_text(document, "message", json_text(error, "message"));
+	document_count(document, "count", json_int(error, "count", 0));
+	document_part(document, "examples", document_get(error, "examples"));
+	document_bool(document, "ended_the_job", false);
+	document_end_object(document);
+}
+
+/* Kinds of errors beyond the limits are counted in errors_left_out */
+void
+report_put_errors(Document *document, List *jobs, bool single)
+{
+	int64		written = 0;
+	int64		left_out = 0;
+	ListCell   *lc;
+	ListCell   *ec;
+
+	document_array(document, "errors");
+	foreach(lc, jobs)
+	{
+		const ReportJob *job = lfirst(lc);
+
+		if (!single && !job->stands)
+			continue;
+		if (report_has_status(job, "failed"))
+			put_fatal_error(document, job);
+		left_out += json_int(job->facts, "error_groups", 0);
+		foreach(ec, document_items(job->facts, "errors"))
+		{
+			if (++written > ERRORS_MOST)
+				continue;
+			put_row_error(document, job, lfirst(ec));
+			left_out--;
+		}
+	}
+	document_end_array(document);
+	document_count(document, "errors_left_out", left_out);
+}

@@ -1,0 +1,76 @@
+/*
+ * rls_policy.h
+ *		The policies of row-level security: as they are, as they shall be.
+ */
+#ifndef TENANTMIG_RLS_POLICY_H
+#define TENANTMIG_RLS_POLICY_H
+
+#include "nodes/pg_list.h"
+
+#define RLS_ISOLATION	"tenantmig_isolation"
+#define RLS_ACCESS		"tenantmig_access"
+#define RLS_ADMIN		"tenantmig_admin"
+
+/* What a call of enable_rls says, checked */
+typedef struct RlsArguments
+{
+	char	   *column;
+	char	   *setting;
+	List	   *roles;			/* names, sorted; public stands alone */
+	List	   *admin_roles;	/* names, sorted */
+	bool		force;
+	bool		raise_missing;	/* no tenant set: raise, not deny */
+} RlsArguments;
+
+/* One policy of a table, read from the catalog or made from the arguments */
+typedef struct RlsPolicy
+{
+	char	   *name;
+	char		command;		/* as in pg_policy.polcmd */
+	bool		permissive;
+	List	   *roles;			/* OIDs; ACL_ID_PUBLIC for public */
+	char	   *qual;			/* SQL; NULL if there is none */
+	char	   *check;
+	char	   *comment;		/* only of those read from the catalog */
+	char	   *qual_tree;		/* the same */
+	char	   *check_tree;
+} RlsPolicy;
+
+/*
+ * Policies are parsed, deparsed and compared with the search_path pinned to
+ * the server's own schema, so that no operator planted elsewhere is picked.
+ * Undone by AtEOXact_GUC(false, result).
+ */
+extern int	rls_pin_search_path(void);
+
+/* All policies of a table, as a List of RlsPolicy *, by name */
+extern List *rls_policies(Oid relid);
+extern RlsPolicy *rls_find_policy(List *policies, const char *name);
+extern bool rls_is_ours(const RlsPolicy *policy);
+
+/*
+ * The policies that the arguments ask for, in the order to create them: the
+ * restrictive one first, so that no step, or its undoing, lets rows out.
+ * Raises 42704 if a role is gone and 22023 if the column cannot be compared.
+ */
+extern List *rls_wanted_policies(const RlsArguments *arguments, Oid relid);
+
+/* Raise what rls_wanted_policies would, and warn of a slow combination */
+extern void rls_check_column(const RlsArguments *arguments, Oid relid);
+
+/* Whether a policy from the catalog does what the wanted one would */
+extern bool rls_same_policy(Oid relid, const RlsPolicy *existing,
+							const RlsPolicy *wanted);
+
+/* Whether one can be turned into the other by ALTER POLICY */
+extern bool rls_can_alter(const RlsPolicy *from, const RlsPolicy *to);
+
+/* Statements.  Those for the journal carry their search_path with them. */
+extern char *rls_create_text(const char *relation, const RlsPolicy *policy);
+extern char *rls_alter_text(const char *relation, const RlsPolicy *policy);
+extern char *rls_drop_text(const char *relation, const RlsPolicy *policy);
+extern char *rls_undo_create_text(const char *relation, const RlsPolicy *policy);
+extern char *rls_undo_alter_text(const char *relation, const RlsPolicy *policy);
+extern char *rls_undo_drop_text(const char *relation, const RlsPolicy *policy);
+
+#endif							/* TENANTMIG_RLS_POLICY_H */
