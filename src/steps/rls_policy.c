@@ -5,7 +5,7 @@
  * Each table gets two policies, three if there are admin roles.  With V for
  * the sub-select that reads the setting:
  *
- *	tenantmig_isolation		restrictive, TO roles
+ *	tenantmig_isolation		restrictive, TO roles and admin roles
  *		tenant = V
  *		with admins: CASE WHEN <is an admin> THEN true ELSE tenant = V END
  *	tenantmig_access		permissive, TO roles
@@ -26,18 +26,20 @@
  *
  * Why there is a condition for admins.  A restrictive policy TO public holds
  * for everybody, and one TO an application's role also for an admin who is a
- * member of it; and a CASE, like an OR, cannot use an index.  So an admin is
- * told apart in the isolation policy, while the comparison that an index can
- * serve is in the access policy; for an admin the planner finds access OR true
- * and drops it.  This takes a leakproof operator, since the condition comes
- * second (rls_check_column warns of others, such as citext).
+ * member of it.  So admins are told apart in the isolation policy, by who runs
+ * the query.  It names them too, since the server chooses policies by the
+ * owner of a view: through an admin's view the application sees its tenant
+ * only.  A CASE, like an OR, cannot use an index; hence the comparison in the
+ * access policy, which for an admin the planner finds to be "... OR true" and
+ * drops.  It comes second, so the index serves only if the operator is
+ * leakproof (rls_warn_without_index tells of others, such as citext's).
  *
  * Who is an admin is asked by name, so that dump and restore keep it: OIDs
  * differ in another cluster.  A role that was renamed or dropped is no admin
  * any more (to_regrole gives NULL instead of raising), which closes the table
  * to it; the next call of enable_rls mends it.  A new role under the old name
  * does not get in either: it passes the isolation policy, but tenantmig_admin
- * names the old role by its OID.
+ * names the old role, by its OID.
  *
  * The isolation policy compares with the default equality operator of the
  * column's type, named with its schema and given exactly its own argument
@@ -77,7 +79,7 @@
 
 #include "engine/compat.h"
 #include "engine/sqltext.h"
-#include "steps/rls_policy.h"
+#include "steps/rls.h"
 #include "steps/target.h"
 
 #define PINNED_PATH	"pg_catalog, pg_temp"
@@ -311,7 +313,7 @@ make_policy(char *name, bool permissive, List *roles, char *condition)
 	policy->name = name;
 	policy->command = '*';
 	policy->permissive = permissive;
-	policy->roles = role_oids(roles);
+	policy->roles = roles;
 	policy->qual = policy->check = condition;
 	return policy;
 }
@@ -321,40 +323,54 @@ rls_wanted_policies(const RlsArguments *arguments, Oid relid)
 {
 	Comparison	comparison;
 	char	   *value;
-	char	   *equal;
+	char	   *matches;
 	char	   *isolation;
 	char	   *access;
+	List	   *roles;
+	List	   *admins;
+	List	   *everybody;
 	List	   *policies;
 
 	find_comparison(relid, arguments->column, &comparison);
 	value = value_text(arguments, comparison.type);
-	equal = psprintf("%s %s %s", comparison.column, comparison.operator, value);
+	matches = psprintf("%s %s %s", comparison.column, comparison.operator,
+					   value);
 	if (arguments->admin_roles != NIL)
 	{
 		isolation = psprintf("CASE WHEN %s THEN true ELSE %s END",
-							 is_admin_text(arguments), equal);
-		access = equal;
+							 is_admin_text(arguments), matches);
+		access = matches;
 	}
 	else
 	{
-		isolation = equal;
+		isolation = matches;
 		access = psprintf("%s IS NOT NULL", quote_identifier(arguments->column));
 		if (arguments->raise_missing)
 			access = psprintf("%s AND %s IS NOT NULL", access, value);
 	}
 
-	policies = list_make2(make_policy(RLS_ISOLATION, false,
-									  arguments->roles, isolation),
-						  make_policy(RLS_ACCESS, true,
-									  arguments->roles, access));
-	if (arguments->admin_roles != NIL)
-		policies = lappend(policies, make_policy(RLS_ADMIN, true,
-												 arguments->admin_roles, "true"));
+	roles = role_oids(arguments->roles);
+	admins = role_oids(arguments->admin_roles);
+	everybody = list_member_oid(roles, ACL_ID_PUBLIC) ? roles
+		: list_concat_copy(roles, admins);
+	policies = list_make2(make_policy(RLS_ISOLATION, false, everybody, isolation),
+						  make_policy(RLS_ACCESS, true, roles, access));
+	if (admins != NIL)
+		policies = lappend(policies,
+						   make_policy(RLS_ADMIN, true, admins, "true"));
 	return policies;
 }
 
 void
 rls_check_column(const RlsArguments *arguments, Oid relid)
+{
+	Comparison	comparison;
+
+	find_comparison(relid, arguments->column, &comparison);
+}
+
+void
+rls_warn_without_index(const RlsArguments *arguments, Oid relid)
 {
 	Comparison	comparison;
 

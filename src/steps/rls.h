@@ -1,11 +1,12 @@
 /*
- * rls_policy.h
- *		The policies of row-level security: as they are, as they shall be.
+ * rls.h
+ *		Row-level security: what a call says, and the policies it asks for.
  */
-#ifndef TENANTMIG_RLS_POLICY_H
-#define TENANTMIG_RLS_POLICY_H
+#ifndef TENANTMIG_RLS_H
+#define TENANTMIG_RLS_H
 
 #include "nodes/pg_list.h"
+#include "utils/jsonb.h"
 
 #define RLS_ISOLATION	"tenantmig_isolation"
 #define RLS_ACCESS		"tenantmig_access"
@@ -21,6 +22,19 @@ typedef struct RlsArguments
 	bool		force;
 	bool		raise_missing;	/* no tenant set: raise, not deny */
 } RlsArguments;
+
+/* The meaning of on_missing; raises 22023 if it has none */
+extern bool rls_raises_when_missing(const char *on_missing);
+
+/* Raises 22023 and 42704; sorts the lists of roles, so that the same call
+ * reads the same */
+extern void rls_check_arguments(RlsArguments *arguments);
+
+extern Jsonb *rls_arguments_to_json(const RlsArguments *arguments);
+extern void rls_arguments_from_json(Jsonb *object, RlsArguments *arguments);
+
+/* Whether the roles and the column are still there */
+extern bool rls_arguments_hold(const RlsArguments *arguments, Oid relid);
 
 /* One policy of a table, read from the catalog or made from the arguments */
 typedef struct RlsPolicy
@@ -55,8 +69,11 @@ extern bool rls_is_ours(const RlsPolicy *policy);
  */
 extern List *rls_wanted_policies(const RlsArguments *arguments, Oid relid);
 
-/* Raise what rls_wanted_policies would, and warn of a slow combination */
+/* Raise 42703 or 22023 if there is no such column or it cannot be compared */
 extern void rls_check_column(const RlsArguments *arguments, Oid relid);
+
+/* Warn if these arguments keep an index on the column from being used */
+extern void rls_warn_without_index(const RlsArguments *arguments, Oid relid);
 
 /* Whether a policy from the catalog does what the wanted one would */
 extern bool rls_same_policy(Oid relid, const RlsPolicy *existing,
@@ -73,4 +90,4 @@ extern char *rls_undo_create_text(const char *relation, const RlsPolicy *policy)
 extern char *rls_undo_alter_text(const char *relation, const RlsPolicy *policy);
 extern char *rls_undo_drop_text(const char *relation, const RlsPolicy *policy);
 
-#endif							/* TENANTMIG_RLS_POLICY_H */
+#endif							/* TENANTMIG_RLS_H */
