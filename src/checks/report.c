@@ -103,15 +103,20 @@ tenantmig_report(PG_FUNCTION_ARGS)
 {
 	ReportFormat format = get_format(fcinfo);
 	bool		single = !PG_ARGISNULL(0);
-	List	   *ids;
+	List	   *jobs;
 	Jsonb	   *document;
 	char	   *text = NULL;
 
 	if (single)
-		ids = add_id(NIL, job_get(PG_GETARG_INT64(0))->id);
+		jobs = report_read_jobs(add_id(NIL, job_get(PG_GETARG_INT64(0))->id), true);
 	else
-		ids = visible_jobs();
-	document = report_document(report_read_jobs(ids, single), single);
+		jobs = report_read_jobs(visible_jobs(), false);
+	if (single && jobs == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job " INT64_FORMAT " does not exist any more",
+						PG_GETARG_INT64(0))));
+	document = report_document(jobs, single);
 
 	switch (format)
 	{

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "checks/report.h"
@@ -142,55 +143,129 @@ is_open(const ReportJob *job, const char *kind)
 	return false;
 }
 
-static void
-advise_to_fill(List **all, const ReportJob *job, const char *relation,
-			   const char *column)
+/* What there is to know about the table of a completed job */
+typedef struct TableNeeds
 {
+	const ReportJob *job;
+	char	   *relation;		/* literals */
+	char	   *column;
+	bool		filled;
+	bool		not_null;
+} TableNeeds;
+
+static void
+advise_to_fill(List **all, const TableNeeds *needs)
+{
+	const ReportJob *job = needs->job;
 	char	   *via = json_text(job->facts, "via");
 
-	if (is_open(job, "backfill"))
-		return;
-	if (via)
-		advise(all, "Give the rows their tenant: through the foreign key, as here, or from a value or an expression.",
-			   psprintf("SELECT tenantmig.backfill(%s, %s, via => %s);",
-						relation, column, printable_literal(via)));
-	else
-		advise(all, "Give the rows their tenant: a constant, with the name of yours in place of 'default', or an expression.",
-			   psprintf("SELECT tenantmig.backfill(%s, %s, value => 'default');",
-						relation, column));
-}
-
-/* What the table of a completed job still lacks */
-static void
-advise_on_table(List **all, const ReportJob *job)
-{
-	Jsonb	   *facts = job->facts;
-	bool		not_null = json_bool(facts, "not_null", false);
-	bool		filled = not_null || json_bool(facts, "filled", false);
-	char	   *relation;
-	char	   *column;
-
-	if (!in_state(job, "succeeded") || job->relation == NULL ||
-		!json_bool(facts, "column_exists", false))
-		return;
-	relation = printable_literal(job->relation);
-	column = printable_literal(job->column);
 	if (json_int(job->summary, "residue", 0) > 0)
 		advise(all, "Rows are still without a value: see which and why, mend them, and call the function again.",
 			   job->rows_failed > 0 ? errors_query(job->id) : NULL);
-	else if (!filled)
-		advise_to_fill(all, job, relation, column);
-	if (filled && !not_null && !is_open(job, "set_not_null"))
+	else if (needs->filled || is_open(job, "backfill"))
+		return;
+	else if (via)
+		advise(all, "Give the rows their tenant: through the foreign key, as here, or from a value or an expression.",
+			   psprintf("SELECT tenantmig.backfill(%s, %s, via => %s);",
+						needs->relation, needs->column, printable_literal(via)));
+	else
+		advise(all, "Give the rows their tenant: a constant, with the name of yours in place of 'default', or an expression.",
+			   psprintf("SELECT tenantmig.backfill(%s, %s, value => 'default');",
+						needs->relation, needs->column));
+}
+
+static void
+advise_not_null(List **all, const TableNeeds *needs)
+{
+	if (needs->filled && !needs->not_null && !is_open(needs->job, "set_not_null"))
 		advise(all, "Make the column NOT NULL, so that no row comes without a tenant.",
-			   psprintf("SELECT tenantmig.set_not_null(%s, %s);", relation, column));
-	if (!json_bool(facts, "indexed", false) && !is_open(job, "create_index"))
+			   psprintf("SELECT tenantmig.set_not_null(%s, %s);",
+						needs->relation, needs->column));
+}
+
+static void
+advise_index(List **all, const TableNeeds *needs)
+{
+	if (!json_bool(needs->job->facts, "indexed", false) &&
+		!is_open(needs->job, "create_index"))
 		advise(all, "Create an index that leads with the column, for queries of one tenant.",
-			   psprintf("SELECT tenantmig.create_index(%s, ARRAY[%s]);", relation,
-						printable_literal(quote_identifier(job->column))));
-	if (filled && !json_bool(facts, "rls", false) && !is_open(job, "enable_rls") &&
-		strcmp(job->kind, "disable_rls") != 0)
+			   psprintf("SELECT tenantmig.create_index(%s, ARRAY[%s]);",
+						needs->relation,
+						printable_literal(quote_identifier(needs->job->column))));
+}
+
+static void
+advise_rls(List **all, const TableNeeds *needs)
+{
+	if (needs->filled && !json_bool(needs->job->facts, "rls", false) &&
+		!is_open(needs->job, "enable_rls") &&
+		strcmp(needs->job->kind, "disable_rls") != 0)
 		advise(all, "Isolate the tenants by row-level security, once the application sets its tenant.",
-			   psprintf("SELECT tenantmig.enable_rls(%s, %s);", relation, column));
+			   psprintf("SELECT tenantmig.enable_rls(%s, %s);",
+						needs->relation, needs->column));
+}
+
+/* Whether a later job among them tells the same about the same column */
+static bool
+told_later(List *jobs, int position)
+{
+	const ReportJob *job = list_nth(jobs, position);
+
+	for (int i = position + 1; i < list_length(jobs); i++)
+	{
+		const ReportJob *later = list_nth(jobs, i);
+
+		if (later->stands && in_state(later, "succeeded") &&
+			later->relation && later->column &&
+			strcmp(job->relation, later->relation) == 0 &&
+			strcmp(job->column, later->column) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The tables of completed jobs, each column once */
+static List *
+find_tables(List *jobs)
+{
+	List	   *tables = NIL;
+
+	for (int i = 0; i < list_length(jobs); i++)
+	{
+		const ReportJob *job = list_nth(jobs, i);
+		TableNeeds *needs;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!job->stands || !in_state(job, "succeeded") ||
+			job->relation == NULL || job->column == NULL ||
+			!json_bool(job->facts, "column_exists", false) ||
+			told_later(jobs, i))
+			continue;
+		needs = palloc0(sizeof(TableNeeds));
+		needs->job = job;
+		needs->relation = printable_literal(job->relation);
+		needs->column = printable_literal(job->column);
+		needs->not_null = json_bool(job->facts, "not_null", false);
+		needs->filled = needs->not_null ||
+			json_bool(job->facts, "filled", false);
+		tables = lappend(tables, needs);
+	}
+	return tables;
+}
+
+/* In the order in which it is best done */
+static void
+advise_on_tables(List **all, List *jobs)
+{
+	static void (*const advisers[]) (List **, const TableNeeds *) = {
+		advise_to_fill, advise_not_null, advise_index, advise_rls,
+	};
+	List	   *tables = find_tables(jobs);
+	ListCell   *lc;
+
+	for (int i = 0; i < lengthof(advisers); i++)
+		foreach(lc, tables)
+			advisers[i] (all, lfirst(lc));
 }
 
 static bool
@@ -252,25 +327,6 @@ advise_to_undo_all(List **all, List *jobs)
 	*all = lappend(*all, advice);
 }
 
-/* Whether a later job among them says the same about the same column */
-static bool
-said_later(List *jobs, int position)
-{
-	const ReportJob *job = list_nth(jobs, position);
-
-	for (int i = position + 1; i < list_length(jobs); i++)
-	{
-		const ReportJob *later = list_nth(jobs, i);
-
-		if (later->stands && in_state(later, "succeeded") &&
-			job->relation && later->relation && job->column && later->column &&
-			strcmp(job->relation, later->relation) == 0 &&
-			strcmp(job->column, later->column) == 0)
-			return true;
-	}
-	return false;
-}
-
 List *
 report_advice(List *jobs, bool single)
 {
@@ -284,13 +340,7 @@ report_advice(List *jobs, bool single)
 		if (job->stands)
 			advise_on_state(&all, job);
 	}
-	for (int i = 0; i < list_length(jobs); i++)
-	{
-		const ReportJob *job = list_nth(jobs, i);
-
-		if (job->stands && !said_later(jobs, i))
-			advise_on_table(&all, job);
-	}
+	advise_on_tables(&all, jobs);
 	if (single)
 		advise_to_undo_one(&all, linitial(jobs));
 	else

@@ -16,33 +16,37 @@
 
 /* --- warnings -------------------------------------------------------- */
 
+/* "1 row", "2 rows" */
+static char *
+rows_text(int64 rows)
+{
+	return psprintf(INT64_FORMAT " row%s", rows, rows == 1 ? "" : "s");
+}
+
 static List *
 warn_about_rows(List *warnings, const ReportJob *job)
 {
 	int64		assigned = json_int(job->summary, "rows_assigned", 0);
 	int64		residue = json_int(job->summary, "residue", -1);
-	int64		unresolved = json_int(job->plan, "rows_unresolved", 0);
 	char	   *reason = json_text(job->summary, "residue_reason");
 
 	if (!report_has_status(job, "completed") && !report_has_status(job, "failed"))
 		residue = -1;			/* of an earlier attempt */
 	if (reason == NULL && json_int(job->summary, "orphans", 0) > 0)
 		reason = "their source gives none";
-	if (report_has_status(job, "planned") && unresolved > 0)
-		warnings = lappend(warnings,
-						   psprintf("For " INT64_FORMAT " rows no value could be found.", unresolved));
 	if (assigned > 0)
 		warnings = lappend(warnings,
-						   psprintf(INT64_FORMAT " rows had no value to take from the source and were given orphan_value.",
-									assigned));
+						   psprintf("%s had no value to take from the source and got orphan_value.",
+									rows_text(assigned)));
 	if (residue > 0)
 		warnings = lappend(warnings,
-						   psprintf(INT64_FORMAT " rows are still without a value%s%s.",
-									residue, reason ? ": " : "", reason ? reason : ""));
+						   psprintf("Still without a value: %s%s%s.",
+									rows_text(residue), reason ? "; " : "",
+									reason ? reason : ""));
 	if (residue == 0 && job->rows_failed > 0)
 		warnings = lappend(warnings,
-						   psprintf(INT64_FORMAT " rows raised errors at some time; the final full scan found no row without a value.",
-									job->rows_failed));
+						   psprintf("%s raised errors at some time; the final full scan found no row without a value.",
+									rows_text(job->rows_failed)));
 	return warnings;
 }
 
@@ -116,8 +120,17 @@ put_fatal_error(Document *document, const ReportJob *job)
 	document_text(document, "message", json_text(facts, "error"));
 	document_text(document, "detail", json_text(facts, "error_detail"));
 	document_text(document, "hint", json_text(facts, "error_hint"));
-	document_bool(document, "ended_the_job", true);
+	document_text(document, "of", "job");
 	document_end_object(document);
+}
+
+/* Errors of rows have keys, those of attempts at the whole have none */
+static bool
+is_of_rows(Jsonb *error)
+{
+	Jsonb	   *examples = document_get(error, "examples");
+
+	return examples && JB_ROOT_COUNT(examples) > 0;
 }
 
 static void
@@ -130,8 +143,18 @@ put_row_error(Document *document, const ReportJob *job, Jsonb *error)
 	document_text(document, "message", json_text(error, "message"));
 	document_count(document, "count", json_int(error, "count", 0));
 	document_part(document, "examples", document_get(error, "examples"));
-	document_bool(document, "ended_the_job", false);
+	document_text(document, "of", is_of_rows(error) ? "rows" : "attempt");
 	document_end_object(document);
+}
+
+/* The attempt that the job ended with is told already */
+static bool
+is_fatal_again(const ReportJob *job, Jsonb *error)
+{
+	char	   *fatal = json_text(job->facts, "error");
+
+	return report_has_status(job, "failed") && fatal && !is_of_rows(error) &&
+		strcmp(fatal, json_text(error, "message")) == 0;
 }
 
 /* Kinds of errors beyond the limits are counted in errors_left_out */
@@ -155,9 +178,12 @@ report_put_errors(Document *document, List *jobs, bool single)
 		left_out += json_int(job->facts, "error_groups", 0);
 		foreach(ec, document_items(job->facts, "errors"))
 		{
-			if (++written > ERRORS_MOST)
+			bool		again = is_fatal_again(job, lfirst(ec));
+
+			if (!again && ++written > ERRORS_MOST)
 				continue;
-			put_row_error(document, job, lfirst(ec));
+			if (!again)
+				put_row_error(document, job, lfirst(ec));
 			left_out--;
 		}
 	}

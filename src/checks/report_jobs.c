@@ -108,17 +108,17 @@ static const char *const read_sql =
 	"   max(g.groups) AS groups, "
 	"   jsonb_agg(jsonb_build_object('sqlstate', g.sqlstate, 'message', g.message, "
 	"    'relation', g.relation, 'count', g.count, 'examples', COALESCE(k.keys, '[]')) "
-	"    ORDER BY g.count DESC, g.first) AS errors "
+	"    ORDER BY g.count DESC, g.first, g.message) AS errors "
 	"  FROM (SELECT x.sqlstate, x.message, x.relation, count(*) AS count, "
 	"          min(x.at) AS first, count(*) OVER () AS groups "
 	"        FROM tenantmig.job_error x WHERE x.job = j.id "
 	"        GROUP BY x.sqlstate, x.message, x.relation "
-	"        ORDER BY count(*) DESC, min(x.at) LIMIT 20) g "
-	"  LEFT JOIN LATERAL (SELECT jsonb_agg(y.key ORDER BY y.at) AS keys "
+	"        ORDER BY count(*) DESC, min(x.at), x.message LIMIT 20) g "
+	"  LEFT JOIN LATERAL (SELECT jsonb_agg(y.key ORDER BY y.at, y.key) AS keys "
 	"    FROM (SELECT x.key, x.at FROM tenantmig.job_error x WHERE x.job = j.id "
 	"          AND x.sqlstate = g.sqlstate AND x.message = g.message "
 	"          AND x.relation IS NOT DISTINCT FROM g.relation AND x.key IS NOT NULL "
-	"          ORDER BY x.at LIMIT 3) y) k ON true) e ON true "
+	"          ORDER BY x.at, x.key LIMIT 3) y) k ON true) e ON true "
 	"ORDER BY j.id";
 
 static const char *

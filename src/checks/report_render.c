@@ -132,6 +132,8 @@ fact_label(const char *key)
 
 	if (strcmp(key, "elapsed_ms") == 0)
 		return pstrdup("At work");
+	if (strcmp(key, "estimated_ms") == 0)
+		return pstrdup("Estimated time");
 	if (ends_in(label, "_ms"))
 		label[strlen(label) - strlen("_ms")] = '\0';
 	else if (ends_in(label, "_bytes"))
@@ -223,11 +225,11 @@ put_jobs_by_status(Sheet *sheet, Jsonb *summary)
 	ListCell   *lc;
 
 	initStringInfo(&buf);
-	appendStringInfoString(&buf, json_text(summary, "jobs"));
 	foreach(lc, json_keys(counts))
-		appendStringInfo(&buf, "%s%s %s", lc == list_head(json_keys(counts)) ? "" : ", ",
+		appendStringInfo(&buf, "%s%s %s", buf.len > 0 ? ", " : " (",
 						 json_text(counts, lfirst(lc)), (char *) lfirst(lc));
-	put_fact(sheet, "Jobs", buf.data);
+	put_fact(sheet, "Jobs", psprintf("%s%s%s", json_text(summary, "jobs"),
+									 buf.data, buf.len > 0 ? ")" : ""));
 }
 
 static void
@@ -260,7 +262,7 @@ put_plan(Sheet *sheet, Jsonb *document)
 	put_recorded_facts(sheet, document_get(plan, "facts"));
 	examples = json_list(plan, "unresolved_examples");
 	foreach(lc, examples)
-		put_fact(sheet, lc == list_head(examples) ? "Unresolved, such as" : "",
+		put_fact(sheet, lc == list_head(examples) ? "Unresolved keys" : "",
 				 sql_printable(lfirst(lc)));
 	foreach(lc, document_items(plan, "statements"))
 	{
@@ -298,18 +300,24 @@ put_records(Sheet *sheet, Jsonb *document)
 	put_fact(sheet, "Failed", count_text(records, "failed"));
 	if (json_int(records, "already_set", -1) >= 0)
 		put_fact(sheet, "Set before", count_text(records, "already_set"));
-	put_fact(sheet, "Orphans assigned", json_text(records, "orphans_assigned"));
+	if (json_int(records, "orphans_assigned", 0) > 0)
+		put_fact(sheet, "Assigned",
+				 psprintf("%s (orphans that got orphan_value)",
+						  count_text(records, "orphans_assigned")));
 }
 
 /* A step of one job */
 static void
-put_step(Sheet *sheet, Jsonb *step, int number)
+put_step(Sheet *sheet, Jsonb *document, Jsonb *step, int number)
 {
 	char	   *state = get(step, "state");
 	char	   *lock = get(step, "lock");
 
 	if (strcmp(state, "undone") == 0 && json_bool(step, "temporary", false))
 		state = "done, and taken back at the end";
+	else if (strcmp(state, "running") == 0 &&
+			 strcmp(json_text(document_get(document, "summary"), "state"), "running") != 0)
+		state = "begun, not ended";
 	sheet->ops->item(sheet, number, NULL);
 	sheet->ops->code(sheet, get(step, "statement"));
 	sheet->ops->note(sheet, join(state, get_duration(step),
@@ -365,7 +373,7 @@ put_components(Sheet *sheet, Jsonb *document)
 	foreach(lc, components)
 	{
 		if (single)
-			put_step(sheet, lfirst(lc), ++number);
+			put_step(sheet, document, lfirst(lc), ++number);
 		else
 			put_table(sheet, lfirst(lc), ++number);
 	}
@@ -402,6 +410,7 @@ put_warnings(Sheet *sheet, Jsonb *document)
 static void
 put_error(Sheet *sheet, Jsonb *document, Jsonb *error, int number)
 {
+	char	   *of = json_text(error, "of");
 	int64		count = json_int(error, "count", 0);
 	Jsonb	   *examples = document_get(error, "examples");
 	char	   *relation = get(error, "relation");
@@ -409,8 +418,8 @@ put_error(Sheet *sheet, Jsonb *document, Jsonb *error, int number)
 	sheet->ops->item(sheet, number,
 					psprintf("%s[%s] %s%s", whose(document, error),
 							 get(error, "sqlstate"), get(error, "message"),
-							 json_bool(error, "ended_the_job", false)
-							 ? " (the job ended with it)"
+							 strcmp(of, "job") == 0 ? " (the job ended with it)"
+							 : strcmp(of, "attempt") == 0 ? " (an attempt ended with it)"
 							 : count > 1 ? psprintf(" (" INT64_FORMAT " times)", count)
 							 : ""));
 	if (json_text(error, "detail"))
