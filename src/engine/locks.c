@@ -22,9 +22,11 @@
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 
 #include "engine/compat.h"
 #include "engine/locks.h"
@@ -61,6 +63,39 @@ release(int64 key, int what)
 	set_tag(&tag, key, what);
 	if (lock_held_by_me(&tag, ExclusiveLock))
 		(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+/*
+ * How many of "range" of our locks, from the tag on, are held; *pid is the
+ * holder of one.  This reads the whole lock table: GetLockConflicts() would
+ * leave out a holder that is between two transactions, as a job at rest is.
+ */
+static int
+count_holders(const LOCKTAG *tag, int range, int *pid)
+{
+	LockData   *data = GetLockStatusData();
+	int			count = 0;
+
+	*pid = 0;
+	for (int i = 0; i < data->nelements; i++)
+	{
+		const LockInstanceData *held = &data->locks[i];
+
+		if (held->locktag.locktag_type == tag->locktag_type &&
+			held->locktag.locktag_field1 == tag->locktag_field1 &&
+			held->locktag.locktag_field2 == tag->locktag_field2 &&
+			held->locktag.locktag_field3 >= tag->locktag_field3 &&
+			held->locktag.locktag_field3 - tag->locktag_field3 < range &&
+			held->locktag.locktag_field4 == tag->locktag_field4 &&
+			(held->holdMask & LOCKBIT_ON(ExclusiveLock)) != 0)
+		{
+			count++;
+			*pid = held->pid;
+		}
+	}
+	pfree(data->locks);
+	pfree(data);
+	return count;
 }
 
 /* A process that holds a lock in conflict with mode, 0 if none is known */
@@ -106,12 +141,13 @@ int
 lock_job_pid(int64 job)
 {
 	LOCKTAG		tag;
-	bool		held;
+	int			pid;
 
 	if (lock_holds_job(job))
 		return MyProcPid;
 	set_tag(&tag, job, LOCK_JOB);
-	return holder_pid(&tag, ExclusiveLock, &held);
+	(void) count_holders(&tag, 1, &pid);
+	return pid;
 }
 
 int
@@ -133,18 +169,11 @@ lock_release_slot(int slot)
 int
 lock_slots_taken(void)
 {
-	int			taken = 0;
+	LOCKTAG		tag;
+	int			pid;
 
-	for (int slot = 0; slot < setting_max_workers; slot++)
-	{
-		LOCKTAG		tag;
-		bool		held;
-
-		set_tag(&tag, slot, LOCK_SLOT);
-		(void) holder_pid(&tag, ExclusiveLock, &held);
-		taken += held;
-	}
-	return taken;
+	set_tag(&tag, 0, LOCK_SLOT);
+	return count_holders(&tag, setting_max_workers, &pid);
 }
 
 void
@@ -193,8 +222,8 @@ describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 								   blocker->relation);
 }
 
-bool
-lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
+static bool
+lock_tree(Oid relid, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -207,19 +236,21 @@ lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 		List	   *children;
 		ListCell   *lc;
 		int			save_nestlevel = NewGUCNestLevel();
-		char		timeout[32];
+		TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														   longest_ms);
 
-		snprintf(timeout, sizeof(timeout), "%d", setting_lock_timeout);
-		(void) set_config_option("lock_timeout", timeout, PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		MemoryContextSwitchTo(context);
+		lock_set_timeout(longest_ms);
 		LockRelationOid(relid, mode);
 		children = find_all_inheritors(relid, NoLock, NULL);
 		foreach(lc, children)
 		{
 			current = lfirst_oid(lc);
-			if (current != relid)
-				LockRelationOid(current, mode);
+			if (current == relid)
+				continue;
+			/* those that are had already are in others' way all the while */
+			lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
+			LockRelationOid(current, mode);
 		}
 		AtEOXact_GUC(false, save_nestlevel);
 		ReleaseCurrentSubTransaction();
@@ -248,6 +279,37 @@ lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 	return had;
 }
 
+bool
+lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
+{
+	return lock_tree(relid, mode, setting_lock_timeout, blocker);
+}
+
+/*
+ * Whether this transaction holds a lock that makes writers or readers of
+ * another table wait: from an earlier statement of the caller's.
+ */
+static bool
+holds_strong_lock(void)
+{
+	LockData   *data = GetLockStatusData();
+	LOCKMASK	strong = LOCKBIT_ON(ShareLock) | LOCKBIT_ON(ShareRowExclusiveLock) |
+	LOCKBIT_ON(ExclusiveLock) | LOCKBIT_ON(AccessExclusiveLock);
+	bool		found = false;
+
+	for (int i = 0; i < data->nelements && !found; i++)
+	{
+		const LockInstanceData *held = &data->locks[i];
+
+		found = held->pid == MyProcPid &&
+			held->locktag.locktag_type == LOCKTAG_RELATION &&
+			(held->holdMask & strong) != 0;
+	}
+	pfree(data->locks);
+	pfree(data);
+	return found;
+}
+
 void
 lock_not_had(const LockBlocker *blocker)
 {
@@ -261,11 +323,29 @@ lock_not_had(const LockBlocker *blocker)
 			 : errhint("Call again, or raise tenantmig.lock_retries.")));
 }
 
+/*
+ * A transaction that has locked other tables already must not be patient: all
+ * that want those tables wait for it meanwhile, and could meet it in a
+ * deadlock.  It asks once, for less than it takes a deadlock detector to wake
+ * up, and tells how to do better.
+ */
 void
 lock_tree_or_error(Oid relid, LOCKMODE mode)
 {
 	LockBlocker blocker;
 
+	if (holds_strong_lock())
+	{
+		if (lock_tree(relid, mode, Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2)),
+					  &blocker))
+			return;
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not lock relation %s in time", blocker.relation),
+				 errdetail("%s This transaction holds locks on other tables, whose users would have had to wait on.",
+						   blocker.detail),
+				 errhint("Call the function for one table in each transaction; then it waits for the lock without holding up anybody.")));
+	}
 	for (int attempt = 0;; attempt++)
 	{
 		if (lock_tree_try(relid, mode, &blocker))

@@ -26,7 +26,7 @@ extern void lock_recording(Oid relid);
 
 /*
  * Ask for a lock on a relation and all that inherits from it, waiting at most
- * tenantmig.lock_timeout for each.  False: not had, nothing is held; blocker
+ * tenantmig.lock_timeout in all.  False: not had, nothing is held; blocker
  * tells who is in the way.
  */
 typedef struct LockBlocker
@@ -39,7 +39,8 @@ typedef struct LockBlocker
 extern bool lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker);
 
 /* The same with tenantmig.lock_retries and backoff, for functions that work in
- * the caller's transaction.  Raises 55P03 when it gives up. */
+ * the caller's transaction; without retries if that transaction has locked
+ * other tables.  Raises 55P03 when it gives up. */
 extern void lock_tree_or_error(Oid relid, LOCKMODE mode);
 
 /* Raise 55P03 that names the blocker */
