@@ -669,8 +669,36 @@ job_unmet_dependency(int64 id, bool *failed)
 	return other;
 }
 
+/* The row is locked as the claim locks it, so that nobody claims it between */
+void
+job_requeue_interrupted(void)
+{
+	OwnQuery	query;
+	uint64		count;
+	int64	   *ids;
+
+	SPI_connect();
+	query_init(&query, "SELECT id FROM tenantmig.job "
+			   "WHERE state = 'running' AND home = $1 ORDER BY id FOR UPDATE");
+	query_int8(&query, identity_home());
+	count = query_run(&query);
+	ids = palloc(sizeof(int64) * Max(count, 1));
+	for (uint64 i = 0; i < count; i++)
+		ids[i] = query_get_int8(i, 1, 0);
+	for (uint64 i = 0; i < count; i++)
+	{
+		if (lock_job_pid(ids[i]) != 0)
+			continue;
+		query_init(&query, "UPDATE tenantmig.job SET state = 'queued', "
+				   "queued_at = clock_timestamp() WHERE id = $1");
+		query_int8(&query, ids[i]);
+		query_run(&query);
+	}
+	SPI_finish();
+}
+
 List *
-job_ready_list(int most, bool interrupted)
+job_ready_list(int most)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OwnQuery	query;
@@ -678,14 +706,13 @@ job_ready_list(int most, bool interrupted)
 	List	   *ready = NIL;
 
 	query_init(&query, "SELECT j.id FROM tenantmig.job j "
-			   "WHERE (j.state = 'queued' OR ($3 AND j.state = 'running')) "
+			   "WHERE j.state = 'queued' "
 			   "AND j.home = $1 AND NOT EXISTS (SELECT FROM tenantmig.job d "
 			   " WHERE d.id = ANY (j.depends) "
 			   " AND d.state IN ('queued', 'running', 'paused')) "
 			   "ORDER BY j.id LIMIT $2");
 	query_int8(&query, identity_home());
 	query_int8(&query, most);
-	query_bool(&query, interrupted);
 	SPI_connect();
 	count = query_run(&query);
 	MemoryContextSwitchTo(context);
@@ -718,12 +745,14 @@ step_write(int64 job, StepKind kind, const char *relation, const char *state,
 
 	SPI_connect();
 	query_init(&query, "UPDATE tenantmig.job_step SET state = $3, "
-			   "finished_at = CASE WHEN $3 = 'done' THEN clock_timestamp() END "
+			   "finished_at = CASE WHEN $3 = 'done' THEN clock_timestamp() END, "
+			   "inverse = COALESCE($4, inverse) "
 			   "WHERE job = $1 AND statement = $2 AND state <> 'planned' "
 			   "RETURNING position");
 	query_int8(&query, job);
 	query_text(&query, statement);
 	query_text(&query, state);
+	query_text(&query, inverse);
 	if (query_run(&query) == 0)
 	{
 		query_init(&query, "INSERT INTO tenantmig.job_step (job, position, kind, "
@@ -770,6 +799,30 @@ step_keep(int64 job, const char *statement)
 	OwnQuery	query;
 
 	query_init(&query, "UPDATE tenantmig.job_step SET temporary = false "
+			   "WHERE job = $1 AND statement = $2");
+	query_int8(&query, job);
+	query_text(&query, statement);
+	run_once(&query);
+}
+
+void
+step_forget_inverse(int64 job, const char *statement)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job_step SET inverse = NULL "
+			   "WHERE job = $1 AND statement = $2");
+	query_int8(&query, job);
+	query_text(&query, statement);
+	run_once(&query);
+}
+
+void
+step_forget_inverse(int64 job, const char *statement)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job_step SET inverse = NULL "
 			   "WHERE job = $1 AND statement = $2");
 	query_int8(&query, job);
 	query_text(&query, statement);

@@ -112,9 +112,11 @@ extern void job_forget_row_errors(int64 id);
  * without success. */
 extern int64 job_unmet_dependency(int64 id, bool *failed);
 
-/* Queued jobs that could run now, oldest first, as a List of int64 pointers;
- * interrupted: also those that say running */
-extern List *job_ready_list(int most, bool interrupted);
+/* Queued jobs that could run now, oldest first, as a List of int64 pointers */
+extern List *job_ready_list(int most);
+
+/* Queue the jobs that say running while their process is gone */
+extern void job_requeue_interrupted(void);
 
 typedef enum StepKind
 {
@@ -148,8 +150,14 @@ extern void step_set_state(int64 job, int position, const char *state);
 extern List *step_list(int64 job);	/* of JobStep *, by position */
 extern void step_forget_planned(int64 job);
 
+/* The inverse of another step covers this one from now on */
+extern void step_forget_inverse(int64 job, const char *statement);
+
 /* A temporary step stays after all */
 extern void step_keep(int64 job, const char *statement);
+
+/* The inverse of another step takes back what this one did */
+extern void step_forget_inverse(int64 job, const char *statement);
 extern const char *step_state(int64 job, const char *statement);
 
 #endif							/* TENANTMIG_JOB_H */

@@ -507,39 +507,29 @@ create_parent(JobRun *run, Build *b)
 		run_statement(run, InvalidOid, ShareLock, b->create, b->drop, false);
 }
 
-typedef struct Attach
-{
-	const Build *b;
-	char	   *statement;		/* NULL: nothing to do */
-} Attach;
-
+/*
+ * With the attachment, the index of the partition belongs to that of the
+ * parent, whose inverse drops both; its own inverse could not be run any more.
+ */
 static void
 attach_body(JobRun *run, void *arg)
 {
-	Attach	   *a = arg;
-	char	   *parent_name;
+	const Build *b = arg;
+	char	   *parent_name = journaled_name(run->job->id, b->parent);
 	Oid			index;
 
-	MemoryContextSwitchTo(run->context);
-	parent_name = journaled_name(run->job->id, a->b->parent);
-	if (parent_name == NULL || sql_relation(a->b->table) == NULL)
+	run_check_request(run);
+	if (parent_name == NULL || sql_relation(b->table) == NULL)
 		return;
-	index = get_relname_relid(a->b->name, get_rel_namespace(a->b->table));
-	if (OidIsValid(index) && !get_rel_relispartition(index))
-		a->statement = psprintf("ALTER INDEX %s ATTACH PARTITION %s",
-								index_name(a->b->parent, parent_name),
-								index_name(a->b->table, a->b->name));
-}
-
-static void
-attach(JobRun *run, const Build *b)
-{
-	Attach		a = {.b = b};
-
-	run_or_error(run, attach_body, &a);
-	if (a.statement)
-		run_statement(run, InvalidOid, ShareUpdateExclusiveLock, a.statement,
-					  NULL, false);
+	index = get_relname_relid(b->name, get_rel_namespace(b->table));
+	if (!OidIsValid(index) || get_rel_relispartition(index))
+		return;
+	run_statement_within(run, InvalidOid, ShareUpdateExclusiveLock,
+						 psprintf("ALTER INDEX %s ATTACH PARTITION %s",
+								  index_name(b->parent, parent_name),
+								  index_name(b->table, b->name)),
+						 NULL, false);
+	step_forget_inverse(run->job->id, b->create);
 }
 
 /* All tables of the tree, parents before their children */
@@ -591,7 +581,7 @@ index_run(JobRun *run)
 			build_leaf_patiently(run, lfirst(lc));
 	run_set_phase(run, "attaching partitions");
 	for (int i = list_length(builds) - 1; i > 0; i--)
-		attach(run, list_nth(builds, i));
+		run_patiently(run, attach_body, list_nth(builds, i));
 	run_or_error(run, verify_body, NULL);
 }
 

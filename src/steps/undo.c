@@ -31,10 +31,12 @@ PG_FUNCTION_INFO_V1(tenantmig_undo);
 
 /*
  * A later job that stands on what this one did: on the same table, or on a
- * table that takes its tenant from this one; 0 if there is none.
+ * table that takes its tenant from this one; 0 if there is none.  When an undo
+ * is recorded, later jobs whose own undo is under way do not count: it comes
+ * first (see tables_below).  When it runs, they must have been undone.
  */
 static int64
-later_job(const Job *job, char **describe)
+later_job(const Job *job, bool recording, char **describe)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OwnQuery	query;
@@ -45,17 +47,20 @@ later_job(const Job *job, char **describe)
 		return 0;
 	query_init(&query,
 			   "SELECT id, kind || ' of ' || format('%I.%I', schema_name, relation_name) "
-			   "FROM tenantmig.job "
+			   "FROM tenantmig.job j "
 			   "WHERE id > $1 AND kind <> 'undo' AND undone_by IS NULL "
 			   "AND state IN ('queued', 'running', 'paused', 'succeeded') "
 			   "AND (schema_name = $2 AND relation_name = $3 "
 			   " OR arguments ->> 'parent' = format('%I.%I', $2, $3)) "
 			   "AND COALESCE(arguments ->> 'column', $4) = $4 "
+			   "AND NOT ($5 AND EXISTS (SELECT FROM tenantmig.job u "
+			   " WHERE u.kind = 'undo' AND u.target = j.id AND u.state IN ('queued', 'running'))) "
 			   "ORDER BY id DESC LIMIT 1");
 	query_int8(&query, job->id);
 	query_name(&query, job->schema_name);
 	query_name(&query, job->relation_name);
 	query_text(&query, json_text(job->arguments, "column"));
+	query_bool(&query, recording);
 	SPI_connect();
 	if (query_run(&query) > 0)
 	{
@@ -67,8 +72,32 @@ later_job(const Job *job, char **describe)
 	return later;
 }
 
+/* The tables that take their tenant from the one of this job */
+static List *
+tables_below(const Job *job)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	List	   *tables = NIL;
+	uint64		count;
+
+	query_init(&query, "SELECT DISTINCT c.oid FROM tenantmig.job j "
+			   "JOIN pg_namespace n ON n.nspname = j.schema_name "
+			   "JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = j.relation_name "
+			   "WHERE j.arguments ->> 'parent' = format('%I.%I', $1, $2)");
+	query_name(&query, job->schema_name);
+	query_name(&query, job->relation_name);
+	SPI_connect();
+	count = query_run(&query);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < count; i++)
+		tables = lappend_oid(tables, query_get_oid(i, 1));
+	SPI_finish();
+	return tables;
+}
+
 static void
-check_undoable(const Job *job)
+check_undoable(const Job *job, bool recording)
 {
 	const char *state = job_live_state(job);
 	char	   *describe;
@@ -87,12 +116,12 @@ check_undoable(const Job *job)
 				 strcmp(state, "planned") == 0
 				 ? errhint("It has changed nothing.")
 				 : errhint("First: SELECT tenantmig.cancel(" INT64_FORMAT ");", job->id)));
-	later = later_job(job, &describe);
+	later = later_job(job, recording, &describe);
 	if (later != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot undo job " INT64_FORMAT ": a later job builds on it", job->id),
-				 errdetail("Job " INT64_FORMAT " is a %s.", later, describe),
+				 errdetail("Job " INT64_FORMAT " is %s.", later, describe),
 				 errhint("First: SELECT tenantmig.undo(" INT64_FORMAT ");", later)));
 }
 
@@ -112,13 +141,14 @@ tenantmig_undo(PG_FUNCTION_ARGS)
 						target->id, target->undone_by)));
 		PG_RETURN_INT64(target->undone_by);
 	}
-	check_undoable(target);
+	check_undoable(target, true);
 
 	request.relid = job_relation(target);
 	if (OidIsValid(request.relid))
 		target_check_relation(request.relid);
 	request.arguments = json_end(json_begin());
 	request.target = target->id;
+	request.reads = tables_below(target);
 	request.dry_run = PG_GETARG_BOOL(1);
 	request.describe = psprintf("undo of job " INT64_FORMAT " (%s of %s)",
 								target->id, target->kind,
@@ -176,7 +206,7 @@ read_target_body(JobRun *run, void *arg)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job " INT64_FORMAT " does not exist", run->job->target)));
 	MemoryContextSwitchTo(run->scratch);
-	check_undoable(a->target);
+	check_undoable(a->target, false);
 	MemoryContextSwitchTo(run->context);
 	a->steps = step_list(run->job->target);
 }
