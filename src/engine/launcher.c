@@ -12,7 +12,9 @@
  * as long as slots are missing.  It never runs SQL of a user's.
  *
  * Shared state, under one spinlock: the launcher's latch and the databases to
- * look at.  Too many at once mean "all".
+ * look at.  Too many at once mean "all".  A starter needs a slot itself; if it
+ * finds no other, it leaves the job there, and the launcher starts the worker
+ * when the starter has gone.
  */
 #include "postgres.h"
 
@@ -51,6 +53,7 @@ typedef struct LauncherShared
 {
 	slock_t		mutex;
 	Latch	   *latch;			/* of the launcher, NULL when there is none */
+	int64		left;			/* a job that the starter found no slot for, or 0 */
 	int			count;			/* of databases; more than fit: all */
 	Oid			databases[MOST_DATABASES];
 } LauncherShared;
@@ -136,7 +139,28 @@ launcher_ask(Oid database)
 	return latch != NULL;
 }
 
+void
+launcher_ask_for_job(Oid database, int64 job)
+{
+	SpinLockAcquire(&shared->mutex);
+	shared->left = job;
+	SpinLockRelease(&shared->mutex);
+	(void) launcher_ask(database);
+}
+
 /* --- the launcher ---------------------------------------------------- */
+
+static int64
+take_left(void)
+{
+	int64		job;
+
+	SpinLockAcquire(&shared->mutex);
+	job = shared->left;
+	shared->left = 0;
+	SpinLockRelease(&shared->mutex);
+	return job;
+}
 
 static void
 leave(int code, Datum arg)
@@ -209,6 +233,7 @@ visit(Oid database, bool interrupted)
 {
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
+	int64		job;
 
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -225,6 +250,9 @@ visit(Oid database, bool interrupted)
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 		return false;
 	(void) WaitForBackgroundWorkerShutdown(handle);
+	job = take_left();
+	if (job != 0)
+		(void) worker_start(database, job);
 	return true;
 }
 
@@ -263,7 +291,7 @@ tenantmig_launcher_main(Datum arg)
 	MemoryContext context;
 	List	   *databases;
 	long		pause = FIRST_PAUSE_MS;
-	bool		started = true;
+	bool		started = setting_autostart;
 
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -310,12 +338,15 @@ tenantmig_launcher_main(Datum arg)
 void
 tenantmig_starter_main(Datum arg)
 {
+	int64		left;
+
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 	pgstat_report_appname("tenantmig starter");
-	if (!worker_start_ready(MyBgworkerEntry->bgw_extra[0]))
-		(void) launcher_ask(DatumGetObjectId(arg));
+	left = worker_start_ready(MyBgworkerEntry->bgw_extra[0]);
+	if (left != 0)
+		launcher_ask_for_job(DatumGetObjectId(arg), left);
 	proc_exit(0);
 }

@@ -92,6 +92,11 @@ worker_transaction(JobRun *run, RunBody body, void *arg)
 
 	PG_TRY();
 	{
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
 		run_body(run, body, arg);
@@ -264,6 +269,20 @@ run_sql(JobRun *run, const char *sql)
 
 /* --- requests and rests ---------------------------------------------- */
 
+/*
+ * Somebody else has the job, or another job has its number, in an extension
+ * that was dropped and made again: its row is not ours to write any more.
+ */
+static void
+claim_lost(JobRun *run, const char *detail)
+{
+	run->lost = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("the claim on job " INT64_FORMAT " was lost", run->job->id),
+			 errdetail_internal("%s", detail)));
+}
+
 static char *
 read_request(JobRun *run)
 {
@@ -272,13 +291,17 @@ read_request(JobRun *run)
 	Jsonb	   *options;
 	MemoryContext context;
 
-	query_init(&query, "SELECT request, options FROM tenantmig.job WHERE id = $1");
+	query_init(&query, "SELECT request, options, state = 'running' AND attempts = $2 "
+			   "FROM tenantmig.job WHERE id = $1");
 	query_int8(&query, run->job->id);
+	query_int4(&query, run->job->attempts + 1);
 	SPI_connect();
 	if (query_run(&query) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job " INT64_FORMAT " is gone", run->job->id)));
+	if (!query_get_bool(0, 3))
+		claim_lost(run, "Its row is no longer the one that this process claimed.");
 	context = MemoryContextSwitchTo(run->context);
 	request = query_get_text(0, 1);
 	options = query_get_jsonb(0, 2);
@@ -294,11 +317,7 @@ void
 run_check_request(JobRun *run)
 {
 	if (!lock_holds_job(run->job->id) && !lock_claim_job(run->job->id))
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("the claim on job " INT64_FORMAT " was lost",
-						run->job->id),
-				 errdetail("A function of the user's released all advisory locks, and another process took over the job.")));
+		claim_lost(run, "A function of the user's released all advisory locks, and another process took over the job.");
 	run->job->request = read_request(run);
 	if (run->job->request)
 		ereport(ERROR,
@@ -567,7 +586,7 @@ inverse_body(JobRun *run, void *arg)
 {
 	InverseArg *a = arg;
 
-	if (a->step->kind == STEP_STATEMENT)
+	if (a->step->kind == STEP_STATEMENT && a->step->inverse != NULL)
 	{
 		lock_or_error(run->relid, AccessExclusiveLock);
 		(void) run_sql(run, a->step->inverse);
@@ -594,8 +613,10 @@ run_inverse(JobRun *run, const Job *target, const JobStep *step)
 						 errmsg("this step of job " INT64_FORMAT " cannot run inside a procedure",
 								run->job->id),
 						 errhint("Run it yourself: %s", step->inverse)));
+			STOP_POINT("inverse-before");
 			error = toplevel_run(step->inverse, run->owner,
 								 run->job->search_path, run->context);
+			STOP_POINT("inverse-after");
 			if (error)
 				ReThrowError(error);
 		}
@@ -854,6 +875,8 @@ static void
 end_with_error(JobRun *run, ErrorData *error)
 {
 	QueryCancelPending = false;
+	if (run->lost)
+		return;
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 	{
 		run_bookkeeping(run, request_body, NULL);

@@ -29,6 +29,7 @@ typedef struct JobRun
 	Oid			owner;			/* its owner, as whom the user's code runs */
 	bool		foreground;		/* CALL run(), in a session of the user's */
 	bool		cancelling;		/* only to clean up */
+	bool		lost;			/* the claim: the row is not to be written */
 	MemoryContext context;		/* lives as long as the run */
 	MemoryContext scratch;		/* reset before every transaction */
 	Progress	progress;

@@ -14,6 +14,7 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "utils/backend_status.h"
 #include "utils/guc.h"
 
 #include "engine/settings.h"
@@ -30,6 +31,9 @@ at_point(const char *name, const char *action)
 void
 stop_point(const char *name)
 {
+	char		appname[NAMEDATALEN];
+
+	strlcpy(appname, MyBEEntry->st_appname, sizeof(appname));
 	while (at_point(name, "wait"))
 	{
 		pgstat_report_appname(psprintf("tenantmig at %s", name));
@@ -43,6 +47,8 @@ stop_point(const char *name)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		if (!at_point(name, "wait"))
+			pgstat_report_appname(appname);
 	}
 	if (at_point(name, "error"))
 		ereport(ERROR,

@@ -10,6 +10,8 @@
  * If no worker can be had (max_worker_processes is used up), the job stays
  * queued.  With tenantmig preloaded the launcher asks again; without, the next
  * worker that ends, resume(), wait() or the next call of a job function does.
+ * A worker that ends still has its own slot: when there is no other, it does
+ * the next job itself.
  *
  * The worker's session is the bootstrap superuser's; see identity.c for what
  * runs as whom.  Exit codes: 0 after a job, whatever became of it; 1 when the
@@ -166,10 +168,10 @@ extension_is_here(void)
 	return OidIsValid(get_extension_oid("tenantmig", true));
 }
 
-bool
+int64
 worker_start_ready(bool interrupted)
 {
-	bool		all = true;
+	int64		left = 0;
 	List	   *ready = NIL;
 	ListCell   *lc;
 
@@ -177,31 +179,69 @@ worker_start_ready(bool interrupted)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (extension_is_here() && !RecoveryInProgress())
-		ready = job_ready_list(Max(setting_max_workers, 1), interrupted);
+	{
+		if (interrupted)
+			job_requeue_interrupted();
+		ready = job_ready_list(Max(setting_max_workers, 1));
+	}
 	foreach(lc, ready)
 	{
 		int64		job = *(int64 *) lfirst(lc);
 
-		if (lock_job_pid(job) == 0 && lock_slots_taken() < setting_max_workers)
-			all = worker_start(MyDatabaseId, job) && all;
+		if (lock_job_pid(job) == 0 && lock_slots_taken() < setting_max_workers &&
+			!worker_start(MyDatabaseId, job) && left == 0)
+			left = job;
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	return all;
+	return left;
+}
+
+static bool at_work = false;
+
+/*
+ * Sent away in the midst of a job: the jobs that waited for this one's place
+ * must not wait for ever.  All locks of this process are gone by now.
+ */
+static void
+leave_early(int code, Datum arg)
+{
+	if (at_work && !launcher_ask(MyDatabaseId))
+		(void) worker_start(MyDatabaseId, 0);
+}
+
+static RunOutcome
+do_job(int64 job)
+{
+	RunOutcome	outcome;
+
+	pgstat_report_appname(psprintf("tenantmig job " INT64_FORMAT, job));
+	STOP_POINT("worker-start");
+	at_work = true;
+	PG_TRY();
+	{
+		outcome = job_run(job, false);
+	}
+	PG_FINALLY();
+	{
+		at_work = false;
+	}
+	PG_END_TRY();
+	return outcome;
 }
 
 void
 tenantmig_worker_main(Datum arg)
 {
 	WorkerArgs	args;
-	RunOutcome	outcome;
+	int64		job;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(args.database, InvalidOid, 0);
-	pgstat_report_appname(MyBgworkerEntry->bgw_name);
+	on_shmem_exit(leave_early, 0);
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -212,9 +252,18 @@ tenantmig_worker_main(Datum arg)
 	}
 	CommitTransactionCommand();
 
-	STOP_POINT("worker-start");
-	outcome = job_run(args.job, false);
-	if (outcome == RUN_ENDED && !worker_start_ready(false))
+	/*
+	 * What is ready is looked for after every outcome but "not claimed": a job
+	 * that could not run a moment ago may have become ready while its claim
+	 * was held here, when whoever made it so had to pass over it.
+	 */
+	job = args.job;
+	while (job == 0 || do_job(job) != RUN_NOT_CLAIMED)
+	{
+		job = worker_start_ready(false);
+		if (job == 0)
+			break;
 		(void) launcher_ask(MyDatabaseId);
+	}
 	proc_exit(0);
 }

@@ -13,13 +13,14 @@ extern void worker_ask_at_commit(int64 job);
 /* When this transaction commits: interrupt whoever works on the job */
 extern void worker_interrupt_at_commit(int64 job);
 
-/* Start a worker for the job now; false when there is no free slot */
+/* Start a worker for the job now; false when there is no free slot.  Job 0: one
+ * that only starts what is ready. */
 extern bool worker_start(Oid database, int64 job);
 
-/* Start workers for what is ready in this database (interrupted: also for jobs
- * whose process is gone), and say whether all that were asked for could be
- * had.  No transaction may be open. */
-extern bool worker_start_ready(bool interrupted);
+/* Start workers for what is ready in this database (interrupted: jobs whose
+ * process is gone are queued first).  Returns the first job for which there was no slot,
+ * 0 when all that were asked for could be had.  No transaction may be open. */
+extern int64 worker_start_ready(bool interrupted);
 
 extern PGDLLEXPORT void tenantmig_worker_main(Datum arg);
 
