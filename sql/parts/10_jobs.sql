@@ -5,6 +5,61 @@
  */
 \echo Use "CREATE EXTENSION tenantmig" to load this file. \quit
 
+/*
+ * The schema may be there already: a restore makes it first.  But whoever owns
+ * it can drop what is in it, and what he has put there beforehand may be called
+ * in place of ours or of the server's.  So it must be a superuser's and empty,
+ * and nobody else may create anything in it.
+ */
+DO LANGUAGE plpgsql $guard$
+DECLARE
+    schema_oid pg_catalog.oid;
+    schema_owner pg_catalog.name;
+    creators pg_catalog.text;
+    planted pg_catalog.text;
+BEGIN
+    SELECT n.oid, r.rolname INTO schema_oid, schema_owner
+    FROM pg_catalog.pg_namespace n
+         LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) n.nspowner AND r.rolsuper
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'tenantmig';
+    IF schema_owner IS NULL THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = 'schema "tenantmig" exists and does not belong to a superuser',
+            DETAIL = 'Its owner could replace or drop what the extension makes in it.',
+            HINT = pg_catalog.format('If nothing in it is needed: DROP SCHEMA tenantmig; or, if it is empty: ALTER SCHEMA tenantmig OWNER TO %I;', CURRENT_USER);
+    END IF;
+
+    SELECT pg_catalog.string_agg(pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid), ', '
+               ORDER BY d.classid, d.objid) INTO planted
+    FROM pg_catalog.pg_depend d
+    WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid
+          AND d.refobjid OPERATOR(pg_catalog.=) schema_oid
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension e
+              WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass::pg_catalog.oid
+                    AND e.oid OPERATOR(pg_catalog.=) d.objid
+                    AND e.extname OPERATOR(pg_catalog.=) 'tenantmig');
+    IF planted IS NOT NULL THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'schema "tenantmig" exists and is not empty',
+            DETAIL = pg_catalog.format('There is in it: %s.', planted),
+            HINT = 'Move or drop these objects, then create the extension.';
+    END IF;
+
+    SELECT pg_catalog.string_agg(COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC'), ', '
+               ORDER BY r.rolname) INTO creators
+    FROM pg_catalog.pg_namespace n
+         CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+         LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) a.grantee
+    WHERE n.oid OPERATOR(pg_catalog.=) schema_oid
+          AND a.privilege_type OPERATOR(pg_catalog.=) 'CREATE' AND r.rolsuper IS NOT TRUE;
+    IF creators IS NOT NULL THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = 'schema "tenantmig" exists and others than superusers may create objects in it',
+            HINT = pg_catalog.format('REVOKE CREATE ON SCHEMA tenantmig FROM %s;', creators);
+    END IF;
+END
+$guard$;
+
 COMMENT ON SCHEMA tenantmig IS
 'Changes the tenancy of a live database from inside the server';
 
@@ -134,7 +189,8 @@ SELECT j.id, j.kind,
             THEN pg_catalog.format('%I.%I', j.schema_name, j.relation_name) END AS relation,
        s.state,
        tenantmig.job_phase(j.id) AS phase,
-       p.rows_total, p.rows_done, j.owner_name AS owner, j.attempts,
+       COALESCE(p.rows_total, (j.plan OPERATOR(pg_catalog.->>) 'rows_total')::bigint) AS rows_total,
+       p.rows_done, j.owner_name AS owner, j.attempts,
        j.created_at, j.started_at, j.finished_at, j.error,
        CASE WHEN s.state OPERATOR(pg_catalog.=) 'planned' THEN pg_catalog.format('SELECT tenantmig.start(%s);', j.id)
             WHEN s.state OPERATOR(pg_catalog.=) 'paused' THEN pg_catalog.format('SELECT tenantmig.resume(%s);', j.id)

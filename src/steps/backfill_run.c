@@ -54,6 +54,9 @@
 
 #define MOST_EXAMPLES 100
 
+/* Sweeps that may leave as many rows behind as there were */
+#define VAIN_SWEEPS	5
+
 /* One pass of one statement over the table */
 typedef struct Pass
 {
@@ -355,6 +358,7 @@ run_pass(JobRun *run, Pass *pass)
 						 pass->throttle.batch_target);
 		pass->last_commit = GetCurrentTimestamp();
 		STOP_POINT("batch-committed");
+		STOP_POINT(pass->phase);
 		throttle_wait(run, &pass->cost);
 	}
 	if (pass->plan)
@@ -372,6 +376,7 @@ typedef struct BackfillRun
 	List	   *triggers;		/* of TriggerText * */
 	bool		counted;
 	int			sweeps;
+	bool		passed_over;	/* the last sweep did, over locked rows */
 	List	   *examples;		/* keys of rows without a value, for messages */
 } BackfillRun;
 
@@ -414,7 +419,8 @@ static void
 count_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		pass = {.what = STATEMENT_COUNT,.phase = "counting rows",
-	.source = b->source,.rows = &range_cursor};
+		.source = b->source,.rows = &range_cursor,
+	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 
 	if (b->counted)
@@ -521,13 +527,15 @@ fill_rows(JobRun *run, BackfillRun *b)
 	run_pass(run, &fill);
 }
 
+/* Rows that need a value; *unresolved: those that the source has none for */
 static int64
-count_residue(JobRun *run, BackfillRun *b)
+count_residue(JobRun *run, BackfillRun *b, int64 *unresolved)
 {
 	Pass		pass = {.what = STATEMENT_RESIDUE,.phase = "verifying",
 	.source = b->source,.rows = &range_cursor};
 
 	run_pass(run, &pass);
+	*unresolved = pass.counted[1];
 	return pass.counted[0];
 }
 
@@ -540,30 +548,57 @@ sweep_once(JobRun *run, BackfillRun *b)
 
 	run_pass(run, &sweep);
 	b->sweeps++;
+	b->passed_over = sweep.passed_over;
 	if (sweep.updated == 0 && sweep.passed_over)
 		run_rest(run, lock_backoff(b->sweeps),
 				 "waiting for rows that other sessions have locked");
 	return sweep.updated == 0 && !sweep.passed_over;
 }
 
+static void
+raise_set_back(JobRun *run, int64 residue)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg_plural(INT64_FORMAT " row of %s still needs a value after the last pass",
+						   INT64_FORMAT " rows of %s still need a value after the last pass",
+						   (unsigned long) residue, residue,
+						   job_relation_text(run->job)),
+			 errdetail("Something keeps the rows from being updated, or sets the column back while the job runs."),
+			 errhint("Find the trigger, rule or statement that does, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
+					 run->job->id)));
+}
+
 /*
  * Sweep until nothing is left that the source has a value for, and count what
- * is left all the same.  For a constant the last sweep was that count.
+ * is left all the same: an update that a trigger or a rule takes back looks
+ * like one that has worked, or like nothing to do.  Such sweeps are in vain;
+ * after some of them that left no fewer rows behind it is an error.
  */
 static int64
 sweep_and_verify(JobRun *run, BackfillRun *b)
 {
+	int64		least = PG_INT64_MAX;
+	int			vain = 0;
+
 	for (;;)
 	{
+		bool		clean = sweep_once(run, b);
 		int64		residue;
+		int64		unresolved;
 
-		while (!sweep_once(run, b))
-			;
-		if (b->source->kind == SOURCE_VALUE)
-			return 0;
-		residue = count_residue(run, b);
-		if (residue == 0 || sweep_once(run, b))
+		if (!clean && (b->passed_over || b->sweeps < VAIN_SWEEPS))
+			continue;
+		residue = count_residue(run, b, &unresolved);
+		if (clean && residue == unresolved)
 			return residue;
+		if (residue < least)
+		{
+			least = residue;
+			vain = 0;
+		}
+		else if (++vain >= VAIN_SWEEPS)
+			raise_set_back(run, residue);
 	}
 }
 
@@ -634,8 +669,10 @@ handle_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 	if (b->options.on_orphan == ORPHAN_FAIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
-				 errmsg(INT64_FORMAT " rows of %s have no tenant to take: %s",
-						orphans, job_relation_text(run->job), b->description),
+				 errmsg_plural(INT64_FORMAT " row of %s has no tenant to take: %s",
+							   INT64_FORMAT " rows of %s have no tenant to take: %s",
+							   (unsigned long) orphans, orphans,
+							   job_relation_text(run->job), b->description),
 				 errdetail("The other rows have theirs. Examples: %s.",
 						   join_texts(b->examples)),
 				 errhint("Mend the rows and SELECT tenantmig.retry(" INT64_FORMAT "); or call backfill again with options {\"on_orphan\": \"leave\"} or {\"on_orphan\": \"assign\", \"orphan_value\": \"...\"}.",
@@ -647,6 +684,7 @@ backfill_run(JobRun *run)
 {
 	BackfillRun b = {0};
 	int64		residue;
+	int64		unresolved;
 	JsonObject *facts = json_begin();
 
 	run_or_error(run, resolve_body, &b);
@@ -661,16 +699,11 @@ backfill_run(JobRun *run)
 	if (residue > 0)
 	{
 		handle_orphans(run, &b, residue);
-		residue = count_residue(run, &b);
+		residue = count_residue(run, &b, &unresolved);
+		if (residue > unresolved ||
+			(residue > 0 && b.options.on_orphan != ORPHAN_LEAVE))
+			raise_set_back(run, residue);
 	}
-	if (residue > 0 && b.options.on_orphan != ORPHAN_LEAVE)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg(INT64_FORMAT " rows of %s still need a value after the last pass",
-						residue, job_relation_text(run->job)),
-				 errdetail("Something sets the column back while the job runs."),
-				 errhint("Find the statement or trigger that does, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
-						 run->job->id)));
 	STOP_POINT("backfill-verified");
 	write_fill_step(run, &b, "done");
 	if (b.options.keep_trigger)
@@ -725,8 +758,10 @@ backfill_undo(JobRun *run, const Job *target, const JobStep *step)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot take back the values of job " INT64_FORMAT, target->id),
-				 errdetail(INT64_FORMAT " rows of %s had the same value before it, and cannot be told from those that it filled.",
-						   arg.already_same, job_relation_text(run->job)),
+				 errdetail_plural(INT64_FORMAT " row of %s had the same value before it, and cannot be told from those that it filled.",
+								  INT64_FORMAT " rows of %s had the same value before it, and cannot be told from those that it filled.",
+								  (unsigned long) arg.already_same, arg.already_same,
+								  job_relation_text(run->job)),
 				 errhint("Nothing was changed. Set the rows that should be empty to NULL with an UPDATE of your own.")));
 	pass.source = arg.source;
 	pass.orphan_value = arg.options.orphan_value;

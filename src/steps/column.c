@@ -32,7 +32,7 @@ static void
 check_type(Oid type)
 {
 	if (!OidIsValid(type) || get_typtype(type) == TYPTYPE_PSEUDO ||
-		OidIsValid(get_element_type(type)))
+		OidIsValid(get_element_type(type)) || sql_equality(type) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("type %s cannot be the type of a tenant column",

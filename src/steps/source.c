@@ -161,6 +161,31 @@ has_same_value(const Source *source)
 	return psprintf("%s %s %s", column, equality, new_value(source));
 }
 
+/* "the row has a value that the job gives": from the source or as an orphan */
+static char *
+has_given_value(const Source *source, const char *orphan_value)
+{
+	if (orphan_value == NULL)
+		return has_same_value(source);
+	return psprintf("(%s OR %s %s %s)", has_same_value(source),
+					own_column(source, source->column),
+					sql_equality(source->target.type),
+					typed_literal(source, orphan_value));
+}
+
+/* "the source has no value for the row", as text of a condition */
+static char *
+has_no_value(const Source *source)
+{
+	if (source->kind == SOURCE_VALUE)
+		return "false";
+	if (source->kind == SOURCE_EXPRESSION)
+		return is_unset(source, new_value(source));
+	return psprintf("NOT EXISTS (SELECT FROM %s WHERE %s AND %s)",
+					parent_from(source), parent_join(source),
+					has_value(source));
+}
+
 /* --- statements ------------------------------------------------------ */
 
 static char *
@@ -200,7 +225,8 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s) "
 							"FROM %s WHERE %s",
 							needs_value(source), needs_value(source),
-							needs_value(source), has_same_value(source),
+							needs_value(source),
+							has_given_value(source, orphan_value),
 							leaf_from(source, leaf), between_tids(source));
 		case STATEMENT_FILL:
 			return fill_statement(source, leaf, false);
@@ -213,21 +239,18 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 							typed_literal(source, orphan_value),
 							between_tids(source), needs_value(source));
 		case STATEMENT_RESIDUE:
-			return psprintf("SELECT pg_catalog.count(*) FROM %s WHERE %s AND %s",
-							leaf_from(source, leaf), between_tids(source),
-							needs_value(source));
+			return psprintf("SELECT pg_catalog.count(*), "
+							"pg_catalog.count(*) FILTER (WHERE %s) "
+							"FROM %s WHERE %s AND %s",
+							has_no_value(source), leaf_from(source, leaf),
+							between_tids(source), needs_value(source));
 		case STATEMENT_UNFILL:
-			return psprintf("UPDATE %s SET %s = %s WHERE %s AND NOT (%s) AND (%s%s)",
+			return psprintf("UPDATE %s SET %s = %s WHERE %s AND NOT (%s) AND %s",
 							leaf_from(source, leaf),
 							quote_identifier(source->column),
 							source->unset ? typed_literal(source, source->unset) : "NULL",
 							between_tids(source), needs_value(source),
-							has_same_value(source),
-							orphan_value == NULL ? ""
-							: psprintf(" OR %s %s %s",
-									   own_column(source, source->column),
-									   sql_equality(source->target.type),
-									   typed_literal(source, orphan_value)));
+							has_given_value(source, orphan_value));
 	}
 	return NULL;
 }
@@ -254,19 +277,6 @@ key_expression(const Source *source, Oid leaf)
 	if (buf.len == 0)
 		appendStringInfo(&buf, "'ctid', %s.ctid::text", alias(source));
 	return psprintf("pg_catalog.jsonb_build_object(%s)", buf.data);
-}
-
-/* "the source has no value for the row", as text of a condition */
-static char *
-has_no_value(const Source *source)
-{
-	if (source->kind == SOURCE_VALUE)
-		return "false";
-	if (source->kind == SOURCE_EXPRESSION)
-		return is_unset(source, new_value(source));
-	return psprintf("NOT EXISTS (SELECT FROM %s WHERE %s AND %s)",
-					parent_from(source), parent_join(source),
-					has_value(source));
 }
 
 List *

@@ -52,7 +52,7 @@ extern char *source_describe(const Source *source);
 typedef enum SourceStatement
 {
 	/* (from, until) -> rows that need a value, rows that have one, rows that
-	 * have the one they would get */
+	 * have the one they would get, or the orphan value */
 	STATEMENT_COUNT,
 	/* (from, until): give the rows that need it their value */
 	STATEMENT_FILL,
@@ -60,10 +60,11 @@ typedef enum SourceStatement
 	STATEMENT_FILL_UNLOCKED,
 	/* (from, until): give the orphan value to the rows that still need one */
 	STATEMENT_ASSIGN,
-	/* (from, until) -> rows that need a value */
+	/* (from, until) -> rows that need a value, those of them that the source
+	 * has none for */
 	STATEMENT_RESIDUE,
 	/* (from, until): take back the value from the rows that have the one
-	 * they would get */
+	 * they would get, or the orphan value */
 	STATEMENT_UNFILL
 } SourceStatement;
 
