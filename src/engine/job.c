@@ -24,6 +24,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -571,14 +573,78 @@ job_set_undone(int64 id, int64 undone_by)
 	run_once(&query);
 }
 
+/* Part of a name, quoted or not, or of a qualified one */
+static bool
+is_name_byte(char c)
+{
+	return IS_HIGHBIT_SET(c) || isalnum((unsigned char) c) ||
+		strchr("_$\".", c) != NULL;
+}
+
+/* A statement of ours with another name for a relation */
+static char *
+rename_in_statement(const char *statement, const char *old, const char *new)
+{
+	StringInfoData buf;
+	const char *from = statement;
+	const char *at = statement;
+
+	initStringInfo(&buf);
+	while ((at = strstr(at, old)) != NULL)
+	{
+		const char *behind = at + strlen(old);
+
+		if ((at > statement && is_name_byte(at[-1])) ||
+			(*behind && is_name_byte(*behind)))
+		{
+			at++;
+			continue;
+		}
+		appendBinaryStringInfo(&buf, from, (int) (at - from));
+		appendStringInfoString(&buf, new);
+		from = at = behind;
+	}
+	appendStringInfoString(&buf, from);
+	return buf.data;
+}
+
+/* The inverses must find the table under its new name; the statements stay
+ * what was run */
+static void
+rename_in_steps(int64 id, const char *old, const char *new)
+{
+	ListCell   *lc;
+
+	foreach(lc, step_list(id))
+	{
+		JobStep    *step = lfirst(lc);
+		OwnQuery	query;
+
+		query_init(&query, "UPDATE tenantmig.job_step SET inverse = $3, "
+				   "relation = CASE WHEN relation = $4 THEN $5 ELSE relation END "
+				   "WHERE job = $1 AND position = $2");
+		query_int8(&query, id);
+		query_int4(&query, step->position);
+		query_text(&query, step->inverse == NULL ? NULL
+				   : rename_in_statement(step->inverse, old, new));
+		query_text(&query, old);
+		query_text(&query, new);
+		run_once(&query);
+	}
+}
+
 void
 job_renamed(int64 id, Oid relid)
 {
 	OwnQuery	query;
+	Job		   *job = job_read(id);
 	char	   *schema_name;
 	char	   *relation_name;
 
+	if (job == NULL)
+		return;
 	relation_names(relid, &schema_name, &relation_name);
+	rename_in_steps(id, job_relation_text(job), sql_relation(relid));
 	query_init(&query, "UPDATE tenantmig.job SET schema_name = $2, "
 			   "relation_name = $3 WHERE id = $1");
 	query_int8(&query, id);
@@ -794,26 +860,14 @@ step_set_state(int64 job, int position, const char *state)
 }
 
 void
-step_keep(int64 job, const char *statement)
+step_keep(int64 job, const char *beginning)
 {
 	OwnQuery	query;
 
 	query_init(&query, "UPDATE tenantmig.job_step SET temporary = false "
-			   "WHERE job = $1 AND statement = $2");
+			   "WHERE job = $1 AND starts_with(statement, $2)");
 	query_int8(&query, job);
-	query_text(&query, statement);
-	run_once(&query);
-}
-
-void
-step_forget_inverse(int64 job, const char *statement)
-{
-	OwnQuery	query;
-
-	query_init(&query, "UPDATE tenantmig.job_step SET inverse = NULL "
-			   "WHERE job = $1 AND statement = $2");
-	query_int8(&query, job);
-	query_text(&query, statement);
+	query_text(&query, beginning);
 	run_once(&query);
 }
 

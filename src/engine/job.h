@@ -156,8 +156,6 @@ extern void step_forget_inverse(int64 job, const char *statement);
 /* A temporary step stays after all */
 extern void step_keep(int64 job, const char *statement);
 
-/* The inverse of another step takes back what this one did */
-extern void step_forget_inverse(int64 job, const char *statement);
 extern const char *step_state(int64 job, const char *statement);
 
 #endif							/* TENANTMIG_JOB_H */

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "access/amapi.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/index.h"
@@ -28,6 +29,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_utilcmd.h"
 #include "parser/parser.h"
@@ -204,9 +206,20 @@ choose_name(Oid table, List *names)
 }
 
 static void
-check_method(const char *method, bool is_unique)
+method_cannot(const char *method, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("index method %s does not support %s",
+					quote_identifier(method), what)));
+}
+
+static Oid
+check_method(const char *method, bool is_unique, int columns, int included)
 {
 	HeapTuple	tuple = SearchSysCache1(AMNAME, CStringGetDatum(method));
+	IndexAmRoutine *routine;
+	Oid			am;
 
 	if (!HeapTupleIsValid(tuple) ||
 		((Form_pg_am) GETSTRUCT(tuple))->amtype != AMTYPE_INDEX)
@@ -214,12 +227,16 @@ check_method(const char *method, bool is_unique)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("index method %s does not exist", quote_identifier(method)),
 				 errhint("Use btree, hash, gist, gin, brin, or the method of an extension.")));
+	am = ((Form_pg_am) GETSTRUCT(tuple))->oid;
+	routine = GetIndexAmRoutineByAmId(am, false);
 	ReleaseSysCache(tuple);
-	if (is_unique && strcmp(method, "btree") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("index method %s does not support unique indexes",
-						quote_identifier(method))));
+	if (is_unique && !routine->amcanunique)
+		method_cannot(method, "unique indexes");
+	if (columns > 1 && !routine->amcanmulticol)
+		method_cannot(method, "indexes of several columns");
+	if (included > 0 && !routine->amcaninclude)
+		method_cannot(method, "included columns");
+	return am;
 }
 
 /*
@@ -248,7 +265,7 @@ check_name_is_free(Oid relid, const char *name)
  * but the row.
  */
 static void
-check_definition(Jsonb *arguments, Oid relid)
+check_definition(Jsonb *arguments, Oid relid, Oid am)
 {
 	char	   *sql = create_text(arguments, relid, "x", true);
 	List	   *raw = raw_parser(sql, RAW_PARSE_DEFAULT);
@@ -259,10 +276,18 @@ check_definition(Jsonb *arguments, Oid relid)
 	identity_enter_owner(&saved, target_owner(relid), namespace_search_path);
 	stmt = transformIndexStmt(relid, (IndexStmt *) linitial_node(RawStmt, raw)->stmt, sql);
 	foreach(lc, stmt->indexParams)
-		if (contain_mutable_functions(lfirst_node(IndexElem, lc)->expr))
+	{
+		IndexElem  *elem = lfirst_node(IndexElem, lc);
+
+		if (contain_mutable_functions(elem->expr))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 					 errmsg("functions in index expression must be marked IMMUTABLE")));
+		(void) ResolveOpClass(elem->opclass,
+							  elem->expr ? exprType(elem->expr)
+							  : get_atttype(relid, get_attnum(relid, elem->name)),
+							  stmt->accessMethod, am);
+	}
 	if (contain_mutable_functions(stmt->whereClause))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
@@ -280,9 +305,11 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, List **names)
 	List	   *elements;
 	char	   *predicate = target_arg_text(fcinfo, 4);
 	char	   *method = target_arg_name(fcinfo, 5);
+	Oid			am;
 
 	check_columns(relid, columns, include, &elements, names);
-	check_method(method, PG_GETARG_BOOL(3));
+	am = check_method(method, PG_GETARG_BOOL(3), list_length(columns),
+					  list_length(include));
 	if (predicate)
 		sql_check_expression(predicate, "predicate");
 	json_put_list(object, "columns", columns);
@@ -294,7 +321,7 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, List **names)
 	json_put_text(object, "method", method);
 	json_put_list(object, "include", include);
 	arguments = json_end(object);
-	check_definition(arguments, relid);
+	check_definition(arguments, relid, am);
 	return arguments;
 }
 
@@ -497,14 +524,15 @@ build_leaf_patiently(JobRun *run, Build *b)
 
 /*
  * The index of a partitioned table: empty, and invalid until all partitions
- * are attached.  Undoing it takes those of the partitions along.
+ * are attached, so a temporary step until then.  Undoing it takes those of the
+ * partitions along.
  */
 static void
 create_parent(JobRun *run, Build *b)
 {
 	look(run, b);
 	if (b->relation != NULL && !b->exists)
-		run_statement(run, InvalidOid, ShareLock, b->create, b->drop, false);
+		run_statement(run, InvalidOid, ShareLock, b->create, b->drop, true);
 }
 
 /*
@@ -530,6 +558,21 @@ attach_body(JobRun *run, void *arg)
 								  index_name(b->table, b->name)),
 						 NULL, false);
 	step_forget_inverse(run->job->id, b->create);
+}
+
+/* All are valid: the indexes of the partitioned tables stay */
+static void
+keep_parents_body(JobRun *run, void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, (List *) arg)
+	{
+		Build	   *b = lfirst(lc);
+
+		if (b->partitioned && b->create)
+			step_keep(run->job->id, b->create);
+	}
 }
 
 /* All tables of the tree, parents before their children */
@@ -583,6 +626,7 @@ index_run(JobRun *run)
 	for (int i = list_length(builds) - 1; i > 0; i--)
 		run_patiently(run, attach_body, list_nth(builds, i));
 	run_or_error(run, verify_body, NULL);
+	run_bookkeeping(run, keep_parents_body, builds);
 }
 
 /* --- plan and holds -------------------------------------------------- */

@@ -215,7 +215,7 @@ target_check_column(Oid relid, const char *column, TargetColumn *result)
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column %s of relation %s does not exist",
 						quote_identifier(column), sql_relation(relid)),
-				 errhint("Add it with: SELECT tenantmig.add_tenant_column(%s, %s);",
+				 errhint("Check its name; a tenant column that is not there yet is added with: SELECT tenantmig.add_tenant_column(%s, %s);",
 						 sql_literal(sql_relation(relid)), sql_literal(column))));
 }
 
