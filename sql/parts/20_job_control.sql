@@ -2,27 +2,27 @@
  * What can be done with a job.
  */
 CREATE FUNCTION tenantmig.start(job bigint) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'tenantmig_start';
+LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_start';
 COMMENT ON FUNCTION tenantmig.start(bigint) IS 'Turn a planned job into a real one';
 
 CREATE FUNCTION tenantmig.pause(job bigint) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'tenantmig_pause';
+LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_pause';
 COMMENT ON FUNCTION tenantmig.pause(bigint) IS 'Stop a job at its next batch boundary; resume() goes on from there';
 
 CREATE FUNCTION tenantmig.resume(job bigint) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'tenantmig_resume';
+LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_resume';
 COMMENT ON FUNCTION tenantmig.resume(bigint) IS 'Go on with a paused or interrupted job, or ask again for a worker';
 
 CREATE FUNCTION tenantmig.cancel(job bigint) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'tenantmig_cancel';
+LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_cancel';
 COMMENT ON FUNCTION tenantmig.cancel(bigint) IS 'End a job at its next batch boundary and remove what it left half-made';
 
 CREATE FUNCTION tenantmig.retry(job bigint) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'tenantmig_retry';
+LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_retry';
 COMMENT ON FUNCTION tenantmig.retry(bigint) IS 'Queue a failed or cancelled job again; what is done already is not done twice';
 
 CREATE FUNCTION tenantmig.alter_job(job bigint, options jsonb) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'tenantmig_alter_job';
+LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_alter_job';
 COMMENT ON FUNCTION tenantmig.alter_job(bigint, jsonb) IS 'Change throttles and batch limits of a job that has not ended; null takes one away';
 
 CREATE PROCEDURE tenantmig.wait(job bigint, timeout interval DEFAULT NULL)

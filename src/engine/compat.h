@@ -52,6 +52,11 @@
 #define lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode))
 #endif
 
+/* 18 has pg_noreturn, in front of the declaration, for pg_attribute_noreturn() */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 18 took the run_once argument away from PortalRun */
 #if PG_VERSION_NUM >= 180000
 #define portal_run(portal, dest, qc) \

@@ -196,7 +196,7 @@ job_relation(const Job *job)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation %s does not exist", job_relation_text(job)),
 				 errdetail("Job " INT64_FORMAT " was recorded for a relation of that name.", job->id),
-				 errhint("If it was renamed, call the function again with the new name.")));
+				 errhint("If it was renamed, give it this name again, or call the function of the job with the new one.")));
 	return relid;
 }
 

@@ -153,8 +153,8 @@ extern void step_forget_planned(int64 job);
 /* The inverse of another step covers this one from now on */
 extern void step_forget_inverse(int64 job, const char *statement);
 
-/* A temporary step stays after all */
-extern void step_keep(int64 job, const char *statement);
+/* Temporary steps whose statement begins like this stay after all */
+extern void step_keep(int64 job, const char *beginning);
 
 extern const char *step_state(int64 job, const char *statement);
 

@@ -70,6 +70,18 @@ get_for_control(int64 id, const char **state)
 	return job;
 }
 
+/* The first argument; a migration whose variable is empty must not go on */
+static int64
+job_argument(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("job must not be null"),
+				 errhint("Look for it with: SELECT id, kind, relation, state FROM tenantmig.jobs;")));
+	return PG_GETARG_INT64(0);
+}
+
 static void
 wrong_state(const Job *job, const char *state, const char *what)
 {
@@ -79,6 +91,7 @@ wrong_state(const Job *job, const char *state, const char *what)
 			 is(state, "planned") ? errhint("Run it with: SELECT tenantmig.start(" INT64_FORMAT ");", job->id)
 			 : is(state, "paused") ? errhint("Go on with it with: SELECT tenantmig.resume(" INT64_FORMAT ");", job->id)
 			 : is(state, "failed") || is(state, "cancelled") ? errhint("Queue it again with: SELECT tenantmig.retry(" INT64_FORMAT ");", job->id)
+			 : is(state, "succeeded") && job->undone_by != 0 ? errhint("Job " INT64_FORMAT " has undone it; to do it again, call its function again.", job->undone_by)
 			 : is(state, "succeeded") ? errhint("Take it back with: SELECT tenantmig.undo(" INT64_FORMAT ");", job->id)
 			 : errhint("Wait for it with: CALL tenantmig.wait(" INT64_FORMAT ");", job->id)));
 }
@@ -94,7 +107,7 @@ Datum
 tenantmig_start(PG_FUNCTION_ARGS)
 {
 	const char *state;
-	Job		   *job = get_for_control(PG_GETARG_INT64(0), &state);
+	Job		   *job = get_for_control(job_argument(fcinfo), &state);
 
 	if (!is(state, "planned"))
 		wrong_state(job, state, "start");
@@ -106,7 +119,7 @@ Datum
 tenantmig_pause(PG_FUNCTION_ARGS)
 {
 	const char *state;
-	Job		   *job = get_for_control(PG_GETARG_INT64(0), &state);
+	Job		   *job = get_for_control(job_argument(fcinfo), &state);
 
 	if (is(state, "running"))
 	{
@@ -124,7 +137,7 @@ Datum
 tenantmig_resume(PG_FUNCTION_ARGS)
 {
 	const char *state;
-	Job		   *job = get_for_control(PG_GETARG_INT64(0), &state);
+	Job		   *job = get_for_control(job_argument(fcinfo), &state);
 
 	if (is(state, "paused"))
 		requeue(job);
@@ -142,7 +155,7 @@ Datum
 tenantmig_cancel(PG_FUNCTION_ARGS)
 {
 	const char *state;
-	Job		   *job = get_for_control(PG_GETARG_INT64(0), &state);
+	Job		   *job = get_for_control(job_argument(fcinfo), &state);
 
 	if (is(state, "running"))
 	{
@@ -168,7 +181,7 @@ Datum
 tenantmig_retry(PG_FUNCTION_ARGS)
 {
 	const char *state;
-	Job		   *job = get_for_control(PG_GETARG_INT64(0), &state);
+	Job		   *job = get_for_control(job_argument(fcinfo), &state);
 
 	if (!is(state, "failed") && !is(state, "cancelled"))
 		wrong_state(job, state, "retry");
@@ -205,15 +218,15 @@ merge_options(Jsonb *old, Jsonb *changes)
 Datum
 tenantmig_alter_job(PG_FUNCTION_ARGS)
 {
-	Jsonb	   *changes = PG_GETARG_JSONB_P(1);
 	const char *state;
-	Job		   *job = get_for_control(PG_GETARG_INT64(0), &state);
+	Job		   *job = get_for_control(job_argument(fcinfo), &state);
+	Jsonb	   *changes = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	ListCell   *lc;
 	Jsonb	   *merged;
 
 	if (is(state, "succeeded") || is(state, "failed") || is(state, "cancelled"))
 		wrong_state(job, state, "alter");
-	if (!JB_ROOT_IS_OBJECT(changes))
+	if (changes == NULL || !JB_ROOT_IS_OBJECT(changes))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options must be a JSON object")));
@@ -236,7 +249,7 @@ tenantmig_job_state(PG_FUNCTION_ARGS)
 {
 	Job		   *job = job_read(PG_GETARG_INT64(0));
 
-	if (job == NULL)
+	if (job == NULL || !job_is_visible(job))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(job_live_state(job)));
 }
@@ -244,7 +257,8 @@ tenantmig_job_state(PG_FUNCTION_ARGS)
 Datum
 tenantmig_job_pid(PG_FUNCTION_ARGS)
 {
-	int			pid = lock_job_pid(PG_GETARG_INT64(0));
+	Job		   *job = job_read(PG_GETARG_INT64(0));
+	int			pid = job && job_is_visible(job) ? lock_job_pid(job->id) : 0;
 
 	if (pid == 0)
 		PG_RETURN_NULL();
@@ -299,7 +313,7 @@ tenantmig_job_phase(PG_FUNCTION_ARGS)
 	bool		queued_long;
 	char	   *phase;
 
-	if (job == NULL)
+	if (job == NULL || !job_is_visible(job))
 		PG_RETURN_NULL();
 	phase = recorded_phase(job->id, &queued_long);
 	state = job_live_state(job);
@@ -385,22 +399,17 @@ progress_text(int64 id)
 Datum
 tenantmig_assert_done(PG_FUNCTION_ARGS)
 {
-	Job		   *job;
-	const char *state;
+	Job		   *job = job_get(job_argument(fcinfo));
+	const char *state = job_live_state(job);
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("job must not be null")));
-	job = job_get(PG_GETARG_INT64(0));
-	state = job_live_state(job);
 	if (is(state, "succeeded") && job->undone_by == 0)
 		PG_RETURN_VOID();
 	if (job->undone_by != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("job " INT64_FORMAT " was undone by job " INT64_FORMAT,
-						job->id, job->undone_by)));
+						job->id, job->undone_by),
+				 errhint("To do it again, call its function again.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("job " INT64_FORMAT " has not succeeded: it is %s", job->id, state),
@@ -421,22 +430,19 @@ tenantmig_assert_done(PG_FUNCTION_ARGS)
 static int64
 check_top_level(FunctionCallInfo fcinfo, const char *name)
 {
+	int64		id = job_argument(fcinfo);
 	bool		atomic = true;
 
 	if (fcinfo->context && IsA(fcinfo->context, CallContext))
 		atomic = castNode(CallContext, fcinfo->context)->atomic;
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("job must not be null")));
 	if (atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("tenantmig.%s cannot run inside a transaction block", name),
 				 errdetail("A job that was recorded in this transaction cannot start before it commits."),
-				 errhint("Commit first, then send CALL tenantmig.%s(" INT64_FORMAT "); on its own. A migration that must not wait can check with SELECT tenantmig.assert_done(" INT64_FORMAT ");.",
-						 name, PG_GETARG_INT64(0), PG_GETARG_INT64(0))));
-	return PG_GETARG_INT64(0);
+				 errhint("Commit first, then send CALL tenantmig.%s(" INT64_FORMAT "); on its own. A migration that must not wait can check with: SELECT tenantmig.assert_done(" INT64_FORMAT ");",
+						 name, id, id)));
+	return id;
 }
 
 /* The waiter itself may be what the job waits for: then it waits for ever */

@@ -5,7 +5,7 @@
 #ifndef TENANTMIG_LOCKS_H
 #define TENANTMIG_LOCKS_H
 
-#include "lib/stringinfo.h"
+#include "engine/compat.h"
 #include "storage/lock.h"
 
 /* A job is claimed under a session lock: a running job whose lock is free
@@ -44,7 +44,7 @@ extern bool lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker);
 extern void lock_tree_or_error(Oid relid, LOCKMODE mode);
 
 /* Raise 55P03 that names the blocker */
-extern void lock_not_had(const LockBlocker *blocker) pg_attribute_noreturn();
+pg_noreturn extern void lock_not_had(const LockBlocker *blocker);
 
 /* How long to rest before the attempt after this one, in ms; attempt from 0 */
 extern int	lock_backoff(int attempt);

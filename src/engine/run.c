@@ -575,6 +575,23 @@ run_toplevel(JobRun *run, const char *relation, const char *statement,
 	run_bookkeeping(run, step_done_body, &arg.position);
 }
 
+static void
+toplevel_done_body(JobRun *run, void *arg)
+{
+	const char *statement = arg;
+	const char *state = step_state(run->job->id, statement);
+
+	if (state && strcmp(state, "running") == 0)
+		(void) step_write(run->job->id, STEP_TOPLEVEL, NULL, "done", statement,
+						  NULL, false, NoLock);
+}
+
+void
+run_toplevel_done(JobRun *run, const char *statement)
+{
+	run_bookkeeping(run, toplevel_done_body, unconstify(char *, statement));
+}
+
 typedef struct InverseArg
 {
 	const Job  *target;
@@ -624,6 +641,19 @@ run_inverse(JobRun *run, const Job *target, const JobStep *step)
 	run_patiently(run, inverse_body, &arg);
 }
 
+/* false: there is no such relation */
+static bool
+find_owner(Oid relid, Oid *owner)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return true;
+}
+
 static void
 list_steps_body(JobRun *run, void *arg)
 {
@@ -632,10 +662,35 @@ list_steps_body(JobRun *run, void *arg)
 }
 
 void
+run_follow_name(JobRun *run)
+{
+	char	   *now = OidIsValid(run->relid) ? sql_relation(run->relid) : NULL;
+	MemoryContext context;
+
+	if (now == NULL || strcmp(now, job_relation_text(run->job)) == 0)
+		return;
+	job_renamed(run->job->id, run->relid);
+	context = MemoryContextSwitchTo(run->context);
+	run->job->relation_name = get_rel_name(run->relid);
+	run->job->schema_name = get_namespace_name(get_rel_namespace(run->relid));
+	MemoryContextSwitchTo(context);
+}
+
+/* What was made must go whoever owns the table by now */
+static void
+follow_relation_body(JobRun *run, void *arg)
+{
+	run_follow_name(run);
+	if (OidIsValid(run->relid))
+		(void) find_owner(run->relid, &run->owner);
+}
+
+void
 run_clean_up(JobRun *run)
 {
 	List	   *steps = NIL;
 
+	run_or_error(run, follow_relation_body, NULL);
 	run_or_error(run, list_steps_body, &steps);
 	for (int i = list_length(steps) - 1; i >= 0; i--)
 	{
@@ -697,17 +752,13 @@ static void
 resolve_relation(JobRun *run)
 {
 	Job		   *job = run->job;
-	HeapTuple	tuple;
 
 	run->owner = job->owner;
 	if (job->relation_name == NULL)
 		return;
 	run->relid = job_relation(job);
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(run->relid));
-	if (!HeapTupleIsValid(tuple))
+	if (!find_owner(run->relid, &run->owner))
 		elog(ERROR, "cache lookup failed for relation %u", run->relid);
-	run->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
 
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(job->caller)))
 		ereport(ERROR,
@@ -908,9 +959,10 @@ resolve_body(JobRun *run, void *arg)
 	run->owner = run->job->owner;
 	if (run->job->relation_name)
 		schema = get_namespace_oid(run->job->schema_name, true);
-	if (OidIsValid(schema) &&
-		OidIsValid(get_relname_relid(run->job->relation_name, schema)))
-		resolve_relation(run);
+	if (OidIsValid(schema))
+		run->relid = get_relname_relid(run->job->relation_name, schema);
+	if (OidIsValid(run->relid))
+		(void) find_owner(run->relid, &run->owner);
 }
 
 static void

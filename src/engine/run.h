@@ -60,6 +60,10 @@ extern ErrorData *run_try_patiently(JobRun *run, RunBody body, void *arg);
 /* Book-keeping: cannot be cancelled half-way */
 extern void run_bookkeeping(JobRun *run, RunBody body, void *arg);
 
+/* Within a transaction: if the table has another name by now, take it over
+ * into the job and the inverses of its steps */
+extern void run_follow_name(JobRun *run);
+
 /* Within a transaction: work as the owner of the table, and back */
 extern void run_enter_owner(JobRun *run, Identity *saved);
 
@@ -109,6 +113,10 @@ extern void run_clean_up(JobRun *run);
 /* A step outside of a transaction block: journaled, run, marked */
 extern void run_toplevel(JobRun *run, const char *relation,
 						 const char *statement, const char *inverse);
+
+/* An attempt that was interrupted had run it to its end: mark it, so that the
+ * clean-up does not take it back */
+extern void run_toplevel_done(JobRun *run, const char *statement);
 
 /* Run one recorded inverse of "target" and mark the step as undone */
 extern void run_inverse(JobRun *run, const Job *target, const JobStep *step);

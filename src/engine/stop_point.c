@@ -42,11 +42,13 @@ stop_point(const char *name)
 						 1000, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+
+		/*
+		 * Whether it was signalled or not: a SIGHUP that comes while a worker
+		 * starts is lost, and the test would wait for ever.
+		 */
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
 		if (!at_point(name, "wait"))
 			pgstat_report_appname(appname);
 	}

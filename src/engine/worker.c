@@ -57,17 +57,24 @@ StaticAssertDecl(sizeof(WorkerArgs) <= BGW_EXTRALEN,
 
 /* What to do when the transaction commits; lives in TopMemoryContext because
  * commit callbacks come late */
-static List *asked = NIL;		/* of int64 * */
-static List *interrupted = NIL; /* of int64 * */
+typedef struct Note
+{
+	int64		job;
+	SubTransactionId subid;		/* gone if that one is rolled back */
+} Note;
+
+static List *asked = NIL;		/* of Note * */
+static List *interrupted = NIL; /* of Note * */
 
 static void
 note_job(List **list, int64 job)
 {
 	MemoryContext context = MemoryContextSwitchTo(TopMemoryContext);
-	int64	   *id = palloc(sizeof(int64));
+	Note	   *note = palloc(sizeof(Note));
 
-	*id = job;
-	*list = lappend(*list, id);
+	note->job = job;
+	note->subid = GetCurrentSubTransactionId();
+	*list = lappend(*list, note);
 	MemoryContextSwitchTo(context);
 }
 
@@ -91,6 +98,42 @@ forget_notes(void)
 	asked = interrupted = NIL;
 }
 
+/* Notes of a subtransaction go to its parent, or away with it */
+static List *
+end_of_subtransaction(List *notes, SubTransactionId subid,
+					  SubTransactionId parent, bool aborted)
+{
+	ListCell   *lc;
+
+	foreach(lc, notes)
+	{
+		Note	   *note = lfirst(lc);
+
+		if (note->subid != subid)
+			continue;
+		if (aborted)
+		{
+			notes = foreach_delete_current(notes, lc);
+			pfree(note);
+		}
+		else
+			note->subid = parent;
+	}
+	return notes;
+}
+
+static void
+at_end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
+						 SubTransactionId parent, void *arg)
+{
+	bool		aborted = event == SUBXACT_EVENT_ABORT_SUB;
+
+	if (!aborted && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	asked = end_of_subtransaction(asked, subid, parent, aborted);
+	interrupted = end_of_subtransaction(interrupted, subid, parent, aborted);
+}
+
 static void
 act_on_notes(void)
 {
@@ -98,7 +141,7 @@ act_on_notes(void)
 
 	foreach(lc, asked)
 	{
-		int64		job = *(int64 *) lfirst(lc);
+		int64		job = ((Note *) lfirst(lc))->job;
 
 		if (!worker_start(MyDatabaseId, job) && !launcher_ask(MyDatabaseId))
 			ereport(WARNING,
@@ -109,7 +152,7 @@ act_on_notes(void)
 	}
 	foreach(lc, interrupted)
 	{
-		int			pid = lock_job_pid(*(int64 *) lfirst(lc));
+		int			pid = lock_job_pid(((Note *) lfirst(lc))->job);
 
 		if (pid != 0 && pid != MyProcPid)
 			kill(pid, SIGINT);
@@ -140,6 +183,7 @@ void
 worker_init(void)
 {
 	RegisterXactCallback(at_end_of_transaction, NULL);
+	RegisterSubXactCallback(at_end_of_subtransaction, NULL);
 }
 
 bool
@@ -230,6 +274,27 @@ do_job(int64 job)
 	return outcome;
 }
 
+/*
+ * What the database may have set for its sessions, and a job must not have: it
+ * writes, its triggers fire, each batch sees what was committed before, and
+ * its book-keeping is not cut short.
+ */
+static void
+pin_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+		{"lock_timeout", "0"},
+		{"row_security", "on"},
+	};
+
+	for (int i = 0; i < lengthof(pinned); i++)
+		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_SESSION);
+}
+
 void
 tenantmig_worker_main(Datum arg)
 {
@@ -241,6 +306,7 @@ tenantmig_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(args.database, InvalidOid, 0);
+	pin_settings();
 	on_shmem_exit(leave_early, 0);
 
 	SetCurrentStatementStartTimestamp();

@@ -27,6 +27,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "commands/trigger.h"
 #include "executor/instrument.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -114,15 +115,7 @@ check_still_there(JobRun *run, Pass *pass)
 						now, run->job->id),
 				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); goes on as the new owner.",
 						 run->job->id)));
-	if (strcmp(now, job_relation_text(run->job)) != 0)
-	{
-		MemoryContext context = MemoryContextSwitchTo(run->context);
-
-		job_renamed(run->job->id, run->relid);
-		run->job->relation_name = get_rel_name(run->relid);
-		run->job->schema_name = get_namespace_name(get_rel_namespace(run->relid));
-		MemoryContextSwitchTo(context);
-	}
+	run_follow_name(run);
 	if (!target_find_column(run->relid, pass->source->column, &column) ||
 		column.type != pass->source->target.type)
 		ereport(ERROR,
@@ -237,7 +230,7 @@ add_progress(JobRun *run, Pass *pass)
 
 	p->wal_bytes += pass->cost.wal_bytes;
 	p->batches++;
-	if (pass->count_rows)
+	if (pass->count_rows && pass->cost.rows > 0)
 	{
 		p->rows_done += pass->cost.rows;
 		p->rows_per_second = p->rows_per_second <= 0 ? rate
@@ -282,11 +275,13 @@ batch_body(JobRun *run, void *arg)
 	INSTR_TIME_SUBTRACT(end, start);
 	pass->cost.ms = INSTR_TIME_GET_MILLISEC(end);
 	pass->cost.wal_bytes = (int64) (pgWalUsage.wal_bytes - wal);
-	STOP_POINT("batch-updated");
+	if (pass->count_rows)
+		STOP_POINT("batch-updated");
 	clear_stalled(run);
 	add_progress(run, pass);
 	write_checkpoint(run, pass);
-	STOP_POINT("batch-before-commit");
+	if (pass->count_rows)
+		STOP_POINT("batch-before-commit");
 }
 
 /* --- one pass -------------------------------------------------------- */
@@ -373,6 +368,7 @@ typedef struct BackfillRun
 	Source	   *source;
 	char	   *description;	/* of the source */
 	BackfillOptions options;
+	char	   *trigger_name;
 	List	   *triggers;		/* of TriggerText * */
 	bool		counted;
 	int			sweeps;
@@ -385,6 +381,7 @@ typedef struct TriggerText
 	Oid			table;
 	char	   *relation;
 	char	   *create;
+	bool		exists;			/* from an earlier attempt */
 } TriggerText;
 
 static void
@@ -399,6 +396,7 @@ resolve_body(JobRun *run, void *arg)
 	run_enter_owner(run, &saved);
 	b->source = source_resolve(run->job->arguments, run->relid);
 	b->description = source_describe(b->source);
+	b->trigger_name = source_trigger_name(b->source, run->job->id);
 	backfill_read_options(run->job->options, b->source, &b->options);
 	foreach(lc, target_trigger_tables(run->relid))
 	{
@@ -408,6 +406,7 @@ resolve_body(JobRun *run, void *arg)
 		t->relation = sql_relation(t->table);
 		t->create = source_create_trigger(b->source, t->table, run->job->id,
 										  run->job->search_path);
+		t->exists = OidIsValid(get_trigger_oid(t->table, b->trigger_name, true));
 		b->triggers = lappend(b->triggers, t);
 	}
 	identity_leave(&saved);
@@ -438,7 +437,6 @@ count_rows(JobRun *run, BackfillRun *b)
 static void
 cover_new_rows(JobRun *run, BackfillRun *b)
 {
-	char	   *name = source_trigger_name(b->source, run->job->id);
 	ListCell   *lc;
 
 	run_set_phase(run, "covering new rows");
@@ -446,9 +444,12 @@ cover_new_rows(JobRun *run, BackfillRun *b)
 	{
 		TriggerText *t = lfirst(lc);
 
+		/* by its name: the statement says what the table was called then */
+		if (t->exists)
+			continue;
 		run_statement(run, t->table, ShareRowExclusiveLock, t->create,
 					  psprintf("DROP TRIGGER IF EXISTS %s ON %s",
-							   quote_identifier(name), t->relation), true);
+							   quote_identifier(b->trigger_name), t->relation), true);
 	}
 }
 
@@ -458,10 +459,9 @@ static void
 keep_triggers_body(JobRun *run, void *arg)
 {
 	BackfillRun *b = arg;
-	ListCell   *lc;
 
-	foreach(lc, b->triggers)
-		step_keep(run->job->id, ((TriggerText *) lfirst(lc))->create);
+	step_keep(run->job->id, psprintf("CREATE TRIGGER %s ",
+									 quote_identifier(b->trigger_name)));
 }
 
 /*

@@ -9,13 +9,17 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
 
 #include "engine/compat.h"
 #include "engine/identity.h"
@@ -38,6 +42,34 @@ check_type(Oid type)
 				 errmsg("type %s cannot be the type of a tenant column",
 						format_type_be(type)),
 				 errhint("Use text, uuid, integer, bigint, or a domain or enum.")));
+}
+
+/*
+ * The server takes no domain's constraints on trust: it writes all rows anew to
+ * check them.
+ */
+static void
+check_no_rewrite(Oid relid, Oid type)
+{
+	ListCell   *lc;
+
+	if (!DomainHasConstraints(type))
+		return;
+	foreach(lc, target_leaves(relid))
+	{
+		Relation	relation = table_open(lfirst_oid(lc), NoLock);
+		BlockNumber blocks = RelationGetNumberOfBlocks(relation);
+
+		table_close(relation, NoLock);
+		if (blocks > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("a column of type %s cannot be added to %s without rewriting the table",
+							format_type_be(type), sql_relation(relid)),
+					 errdetail("It is a domain with constraints, and the server would write every row anew under an exclusive lock to check them."),
+					 errhint("Call with column_type => %s, and have the domain's rules checked by a CHECK constraint, added NOT VALID and then validated.",
+							 sql_literal(format_type_be(getBaseType(type))))));
+	}
 }
 
 Datum
@@ -116,11 +148,14 @@ tenantmig_add_tenant_column(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(id);
 	}
 
+	check_no_rewrite(relid, type);
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "ALTER TABLE %s ADD COLUMN %s %s", relation,
 					 quote_identifier(column), type_name);
 	if (value)
 		appendStringInfo(&sql, " DEFAULT %s::%s", sql_literal(value), type_name);
+	else if (get_typtype(type) == TYPTYPE_DOMAIN)
+		appendStringInfoString(&sql, " DEFAULT NULL");	/* not the domain's own */
 	id = job_record(&request);
 	target_execute(relid, sql.data);
 	job_record_step(id, relation, sql.data,

@@ -138,10 +138,8 @@ prepare_expression(FillTrigger *fill, Relation relation, const Trigger *trigger)
 		wrong_arguments(trigger);
 	sql_check_expression(trigger->tgargs[5], "expression");
 	keep_plan(fill,
-			  psprintf("SELECT %s::%s FROM (SELECT ($1).*) AS %s",
-					   sql_parenthesized(trigger->tgargs[5]),
-					   fill->column.type_name,
-					   quote_identifier(trigger->tgargs[4])),
+			  source_row_query(trigger->tgargs[5], fill->column.type_name,
+							   trigger->tgargs[4]),
 			  1, &type);
 }
 
@@ -304,6 +302,17 @@ fill_update(FillTrigger *fill, Relation relation, HeapTuple old, HeapTuple new)
 	return heap_modify_tuple_by_cols(new, desc, 1, &attnum, &value, &isnull);
 }
 
+/* For those whose INSERT fails here and who have never heard of us */
+static void
+say_where(void *arg)
+{
+	TriggerData *data = arg;
+
+	errcontext("trigger %s of tenantmig, which gives rows of %s their tenant",
+			   quote_identifier(data->tg_trigger->tgname),
+			   sql_relation(RelationGetRelid(data->tg_relation)));
+}
+
 Datum
 tenantmig_fill_tenant(PG_FUNCTION_ARGS)
 {
@@ -313,6 +322,7 @@ tenantmig_fill_tenant(PG_FUNCTION_ARGS)
 	Identity	saved;
 	HeapTuple	tuple;
 	MemoryContext context = CurrentMemoryContext;
+	ErrorContextCallback where = {.callback = say_where,.arg = data};
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(data->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
@@ -321,6 +331,8 @@ tenantmig_fill_tenant(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("tenantmig.fill_tenant must be fired by a BEFORE INSERT OR UPDATE trigger FOR EACH ROW")));
 	relation = data->tg_relation;
+	where.previous = error_context_stack;
+	error_context_stack = &where;
 
 	identity_enter_owner(&saved, RelationGetForm(relation)->relowner,
 						 data->tg_trigger->tgnargs > 2
@@ -339,5 +351,6 @@ tenantmig_fill_tenant(PG_FUNCTION_ARGS)
 	}
 	SPI_finish();
 	identity_leave(&saved);
+	error_context_stack = where.previous;
 	return PointerGetDatum(tuple);
 }

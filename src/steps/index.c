@@ -34,6 +34,7 @@
 #include "parser/parse_utilcmd.h"
 #include "parser/parser.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -273,6 +274,7 @@ check_definition(Jsonb *arguments, Oid relid, Oid am)
 	IndexStmt  *stmt;
 	ListCell   *lc;
 
+	LockRelationOid(relid, AccessShareLock);
 	identity_enter_owner(&saved, target_owner(relid), namespace_search_path);
 	stmt = transformIndexStmt(relid, (IndexStmt *) linitial_node(RawStmt, raw)->stmt, sql);
 	foreach(lc, stmt->indexParams)
@@ -504,6 +506,7 @@ build_leaf(JobRun *run, void *arg)
 						b->qualified),
 				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); drops it and builds it again.",
 						 run->job->id)));
+	run_toplevel_done(run, b->create);
 }
 
 /* A build that met a deadlock or the like is dropped and done again */

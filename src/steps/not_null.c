@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -63,6 +64,7 @@ typedef struct NotNullTexts
 {
 	char	   *relation;
 	char	   *column;
+	char	   *constraint;
 	char	   *add;
 	char	   *drop;
 	char	   *validate;
@@ -103,9 +105,9 @@ write_texts(const Job *job, Oid relid, NotNullTexts *t)
 
 	t->relation = sql_relation(relid);
 	t->column = pstrdup(quote_identifier(name));
-	constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job->id),
-								  name, "");
-	constraint = pstrdup(quote_identifier(constraint));
+	t->constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job->id),
+									 name, "");
+	constraint = pstrdup(quote_identifier(t->constraint));
 	t->add = psprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
 					  t->relation, constraint, t->column);
 	t->drop = psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s",
@@ -165,7 +167,10 @@ not_null_plan(const Job *job, Oid relid)
 	json_put_list(plan, "unresolved_examples", examples);
 	if (nulls > 0)
 		json_put_list(plan, "warnings",
-					  list_make1(psprintf(INT64_FORMAT " rows are NULL; the job would fail until they have a value", nulls)));
+					  list_make1(psprintf(nulls == 1
+										  ? INT64_FORMAT " row is NULL; the job would fail until it has a value"
+										  : INT64_FORMAT " rows are NULL; the job would fail until they have a value",
+										  nulls)));
 	return json_end(plan);
 }
 
@@ -183,6 +188,7 @@ typedef struct NotNullRun
 {
 	NotNullTexts texts;
 	bool		already;
+	bool		added;			/* the constraint, by an earlier attempt */
 	int64		nulls;
 	List	   *examples;
 } NotNullRun;
@@ -198,6 +204,25 @@ resolve_body(JobRun *run, void *arg)
 	target_check_column(run->relid, json_text(run->job->arguments, "column"), &column);
 	n->already = column.not_null;
 	write_texts(run->job, run->relid, &n->texts);
+	n->added = OidIsValid(get_relation_constraint_oid(run->relid,
+													  n->texts.constraint, true));
+}
+
+/* The table may have been renamed since the last transaction */
+static void
+follow_name(JobRun *run, NotNullRun *n)
+{
+	MemoryContext context;
+
+	if (sql_relation(run->relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s was dropped while job " INT64_FORMAT " worked on it",
+						n->texts.relation, run->job->id)));
+	run_follow_name(run);
+	context = MemoryContextSwitchTo(run->context);
+	write_texts(run->job, run->relid, &n->texts);
+	MemoryContextSwitchTo(context);
 }
 
 static void
@@ -218,6 +243,7 @@ validate_body(JobRun *run, void *arg)
 	NotNullRun *n = arg;
 
 	run_check_request(run);
+	follow_name(run, n);
 	run_statement_within(run, run->relid, ShareUpdateExclusiveLock,
 						 n->texts.validate, NULL, false);
 }
@@ -228,6 +254,7 @@ set_body(JobRun *run, void *arg)
 	NotNullRun *n = arg;
 
 	run_check_request(run);
+	follow_name(run, n);
 	run_statement_within(run, run->relid, AccessExclusiveLock, n->texts.set,
 						 n->texts.unset, false);
 }
@@ -249,8 +276,10 @@ raise_nulls(JobRun *run, NotNullRun *n)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_NULL_VIOLATION),
-			 errmsg("column %s of relation %s has " INT64_FORMAT " nulls",
-					n->texts.column, n->texts.relation, n->nulls),
+			 errmsg_plural("column %s of relation %s is NULL in " INT64_FORMAT " row",
+						   "column %s of relation %s is NULL in " INT64_FORMAT " rows",
+						   (unsigned long) n->nulls,
+						   n->texts.column, n->texts.relation, n->nulls),
 			 errdetail("Examples: %s.", keys.data),
 			 errhint("Fill them with tenantmig.backfill, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
 					 run->job->id)));
@@ -266,7 +295,9 @@ not_null_run(JobRun *run)
 	if (n.already)
 		return;
 	run_set_phase(run, "adding check constraint");
-	run_statement(run, run->relid, AccessExclusiveLock, n.texts.add, n.texts.drop, true);
+	if (!n.added)
+		run_statement(run, run->relid, AccessExclusiveLock, n.texts.add,
+					  n.texts.drop, true);
 	STOP_POINT("not-null-added");
 
 	run_set_phase(run, "validating");

@@ -14,6 +14,8 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/genam.h"
+#include "access/sysattr.h"
+#include "catalog/heap.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
@@ -500,8 +502,56 @@ walk_query(Node *node, QueryWalk *walk)
 }
 
 /*
+ * The columns that an expression reads.  The fill trigger computes it before
+ * the row is stored: generated columns are not there yet, nor what the system
+ * keeps of a row.
+ */
+static void
+read_expression_columns(Source *source, const Bitmapset *columns)
+{
+	Relation	relation = table_open(source->relid, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(relation);
+	bool		whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, columns);
+
+	for (AttrNumber a = FirstLowInvalidHeapAttributeNumber + 1; a <= desc->natts; a++)
+	{
+		Form_pg_attribute att = a > 0 ? TupleDescAttr(desc, a - 1) : NULL;
+
+		if (!bms_is_member(a - FirstLowInvalidHeapAttributeNumber, columns) &&
+			!(whole_row && att && !att->attisdropped && !att->attgenerated))
+			continue;
+		if (a == source->target.attnum || a == 0)
+			continue;
+		if (att == NULL || att->attgenerated)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("expression must not read %s column %s",
+							att ? "generated" : "system",
+							quote_identifier(att ? NameStr(att->attname)
+											 : NameStr(SystemAttributeDefinition(a)->attname))),
+					 errdetail("New rows get their tenant before that column has its value."),
+					 att ? errhint("Write what it is generated from instead.")
+					 : errhint("Use the columns of the table itself.")));
+		source->expression_columns = lappend(source->expression_columns,
+											 pstrdup(NameStr(att->attname)));
+	}
+	table_close(relation, NoLock);
+}
+
+/* What the fill trigger runs: the value for a row that is not stored yet */
+char *
+source_row_query(const char *expression, const char *type_name,
+				 const char *relation_name)
+{
+	return psprintf("SELECT %s::%s FROM (SELECT ($1).*) AS %s",
+					sql_parenthesized(expression), type_name,
+					quote_identifier(relation_name));
+}
+
+/*
  * Parse analysis of the update that the expression would be part of finds
- * unknown columns, wrong types, aggregates and set-returning functions.
+ * unknown columns, wrong types, aggregates and set-returning functions; that
+ * of the fill trigger's query, what only works on stored rows.
  */
 static void
 check_expression(Source *source)
@@ -510,7 +560,7 @@ check_expression(Source *source)
 	List	   *raw;
 	Query	   *query;
 	QueryWalk	walk = {.depth = -1,.relid = source->relid};
-	int			attnum = -1;
+	Oid			row_type = get_rel_type_id(source->relid);
 
 	sql_check_expression(source->expression, "expression");
 	sql = psprintf("UPDATE %s SET %s = %s",
@@ -527,16 +577,12 @@ check_expression(Source *source)
 				 errdetail("The tenant of a row must come out the same whenever it is computed: for new rows, for the check at the end and for undo."),
 				 errhint("Use a function that is IMMUTABLE or STABLE.")));
 	(void) walk_query((Node *) query, &walk);
-	walk.columns = bms_del_member(walk.columns,
-								  source->target.attnum - FirstLowInvalidHeapAttributeNumber);
-	while ((attnum = bms_next_member(walk.columns, attnum)) >= 0)
-	{
-		AttrNumber	a = attnum + FirstLowInvalidHeapAttributeNumber;
-
-		if (a > 0)
-			source->expression_columns = lappend(source->expression_columns,
-												 get_attname(source->relid, a, false));
-	}
+	read_expression_columns(source, walk.columns);
+	sql = source_row_query(source->expression, source->target.type_name,
+						   get_rel_name(source->relid));
+	raw = pg_parse_query(sql);
+	(void) parse_analyze_fixedparams(linitial_node(RawStmt, raw), sql,
+									 &row_type, 1, NULL);
 }
 
 typedef struct ForeignKey

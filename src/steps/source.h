@@ -90,6 +90,10 @@ extern char *source_trigger_name(const Source *source, int64 job);
 extern char *source_create_trigger(const Source *source, Oid table, int64 job,
 								   const char *search_path);
 
+/* The query by which that trigger computes an expression for a row, $1 */
+extern char *source_row_query(const char *expression, const char *type_name,
+							  const char *relation_name);
+
 /* Whether a value is the placeholder or NULL */
 extern bool source_is_unset(const TargetColumn *column, Datum value,
 							bool isnull, const char *unset);
