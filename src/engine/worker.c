@@ -257,7 +257,7 @@ leave_early(int code, Datum arg)
 static RunOutcome
 do_job(int64 job)
 {
-	RunOutcome	outcome;
+	volatile RunOutcome outcome = RUN_NOT_CLAIMED;
 
 	pgstat_report_appname(psprintf("tenantmig job " INT64_FORMAT, job));
 	STOP_POINT("worker-start");

@@ -137,6 +137,7 @@ leaf_plan(JobRun *run, Pass *pass, SourceStatement what)
 	if (pass->plan)
 	{
 		SPI_freeplan(pass->plan);
+		pfree(pass->plan_text);
 		pass->plan = NULL;
 	}
 	/* the join with a parent is worth a look at each range */
@@ -202,19 +203,22 @@ static void
 write_checkpoint(JobRun *run, Pass *pass)
 {
 	Progress   *p = &run->progress;
-	MemoryContext context = MemoryContextSwitchTo(run->context);
 
 	if (pass->resumable)
 	{
+		MemoryContext context = MemoryContextSwitchTo(run->scratch);
 		JsonObject *checkpoint = json_begin();
+		Jsonb	   *now;
 
 		json_put_int(checkpoint, "leaf", pass->set.leaf);
 		json_put_int(checkpoint, "block", pass->set.until);
+		now = json_end(checkpoint);
 		if (p->checkpoint)
 			pfree(p->checkpoint);
-		p->checkpoint = json_end(checkpoint);
+		p->checkpoint = MemoryContextAlloc(run->context, VARSIZE(now));
+		memcpy(p->checkpoint, now, VARSIZE(now));
+		MemoryContextSwitchTo(context);
 	}
-	MemoryContextSwitchTo(context);
 	run_forget_throttle(run);
 	run_write_progress(run);
 }
