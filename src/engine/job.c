@@ -51,9 +51,6 @@
 	"owner_name::text, home, attempts, stalled, " \
 	"sqlstate, error, error_detail, error_hint "
 
-/* Run a query whose rows nobody wants */
-#define run_once(query) ((void) query_once(query))
-
 static Job *
 job_from_row(uint64 row)
 {
@@ -220,23 +217,8 @@ job_live_state(const Job *job)
 	return job->state;
 }
 
-/* --- recording ------------------------------------------------------- */
-
-static Datum
-oid_names_array(List *relids)
-{
-	ArrayBuildState *state = initArrayResult(TEXTOID, CurrentMemoryContext, false);
-	ListCell   *lc;
-
-	foreach(lc, relids)
-		state = accumArrayResult(state,
-								 CStringGetTextDatum(sql_relation(lfirst_oid(lc))),
-								 false, TEXTOID, CurrentMemoryContext);
-	return makeArrayResult(state, CurrentMemoryContext);
-}
-
-static void
-relation_names(Oid relid, char **schema_name, char **relation_name)
+void
+job_relation_names(Oid relid, char **schema_name, char **relation_name)
 {
 	*schema_name = *relation_name = NULL;
 	if (OidIsValid(relid))
@@ -246,74 +228,8 @@ relation_names(Oid relid, char **schema_name, char **relation_name)
 	}
 }
 
-static Oid
-relation_owner(Oid relid)
-{
-	HeapTuple	tuple;
-	Oid			owner;
-
-	if (!OidIsValid(relid))
-		return GetUserId();
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
-/* Insert the row; the jobs that must come first are found in the same breath */
-static int64
-insert_job(const JobRequest *request, const char *state)
-{
-	OwnQuery	query;
-	char	   *schema_name;
-	char	   *relation_name;
-	Oid			owner = relation_owner(request->relid);
-	int64		id;
-	List	   *touches = list_copy(request->reads);
-
-	if (OidIsValid(request->relid))
-		touches = lappend_oid(touches, request->relid);
-	relation_names(request->relid, &schema_name, &relation_name);
-
-	query_init(&query,
-			   "INSERT INTO tenantmig.job (kind, schema_name, relation_name, "
-			   "arguments, options, state, target, caller, owner, owner_name, "
-			   "search_path, home, queued_at, depends) "
-			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
-			   "CASE WHEN $6 = 'queued' THEN clock_timestamp() END, "
-			   "COALESCE((SELECT array_agg(d.id ORDER BY d.id) "
-			   " FROM tenantmig.job d WHERE d.home = $12 "
-			   " AND d.state IN ('queued', 'running', 'paused') "
-			   " AND format('%I.%I', d.schema_name, d.relation_name) = ANY ($13)), '{}') "
-			   "RETURNING id");
-	query_text(&query, request->kind);
-	query_name(&query, schema_name);
-	query_name(&query, relation_name);
-	query_jsonb(&query, request->arguments);
-	query_jsonb(&query, request->options ? request->options
-				: json_end(json_begin()));
-	query_text(&query, state);
-	query_datum(&query, INT8OID, Int64GetDatum(request->target),
-				request->target == 0);
-	query_oid(&query, GetUserId());
-	query_oid(&query, owner);
-	query_name(&query, GetUserNameFromId(owner, false));
-	query_text(&query, namespace_search_path);
-	query_int8(&query, identity_home());
-	query_datum(&query, TEXTARRAYOID, oid_names_array(touches), false);
-
-	SPI_connect();
-	query_run(&query);
-	id = query_get_int8(0, 1, 0);
-	SPI_finish();
-	return id;
-}
-
-/* The newest job that stands for the same call, or NULL */
-static Job *
-find_twin(const JobRequest *request)
+Job *
+job_find_twin(const JobRequest *request)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OwnQuery	query;
@@ -321,7 +237,7 @@ find_twin(const JobRequest *request)
 	char	   *relation_name;
 	Job		   *twin = NULL;
 
-	relation_names(request->relid, &schema_name, &relation_name);
+	job_relation_names(request->relid, &schema_name, &relation_name);
 	query_init(&query, "SELECT " JOB_COLUMNS "FROM tenantmig.job "
 			   "WHERE kind = $1 AND schema_name IS NOT DISTINCT FROM $2 "
 			   "AND relation_name IS NOT DISTINCT FROM $3 "
@@ -346,127 +262,6 @@ find_twin(const JobRequest *request)
 	return twin;
 }
 
-int64
-job_reuse(const JobRequest *request)
-{
-	const StepOps *ops = step_ops(request->kind);
-	Identity	saved;
-	Job		   *twin;
-	bool		holds;
-
-	if (OidIsValid(request->relid))
-		lock_recording(request->relid);
-	twin = find_twin(request);
-	if (twin == NULL)
-		return 0;
-	if (strcmp(twin->state, "succeeded") != 0)
-	{
-		/* Nobody at work, though somebody should be: ask again */
-		if (strcmp(twin->state, "paused") != 0 && lock_job_pid(twin->id) == 0)
-		{
-			twin->state = "queued";
-			worker_ask_at_commit(twin->id);
-		}
-		ereport(NOTICE,
-				(errmsg("job " INT64_FORMAT ": %s is %s already", twin->id,
-						request->describe, twin->state),
-				 strcmp(twin->state, "paused") == 0
-				 ? errhint("Go on with it with: SELECT tenantmig.resume(" INT64_FORMAT ");",
-						   twin->id)
-				 : errhint("Wait for it with: CALL tenantmig.wait(" INT64_FORMAT ");",
-						   twin->id)));
-		return twin->id;
-	}
-	if (ops->holds == NULL)
-		return 0;
-	identity_enter_owner(&saved, relation_owner(request->relid), NULL);
-	holds = ops->holds(twin, request->relid);
-	identity_leave(&saved);
-	if (!holds)
-		return 0;
-	ereport(NOTICE,
-			(errmsg("job " INT64_FORMAT " has done this already: %s",
-					twin->id, request->describe)));
-	return twin->id;
-}
-
-static void
-plan_job(int64 id, const JobRequest *request)
-{
-	const StepOps *ops = step_ops(request->kind);
-	Identity	saved;
-	Jsonb	   *plan;
-	OwnQuery	query;
-
-	identity_enter_owner(&saved, relation_owner(request->relid), NULL);
-	plan = ops->plan(job_read(id), request->relid);
-	identity_leave(&saved);
-
-	query_init(&query, "UPDATE tenantmig.job SET plan = $2 WHERE id = $1");
-	query_int8(&query, id);
-	query_jsonb(&query, plan);
-	run_once(&query);
-	ereport(NOTICE,
-			(errmsg("job " INT64_FORMAT ": %s planned, nothing was changed",
-					id, request->describe),
-			 errhint("See the plan with SELECT tenantmig.report(" INT64_FORMAT "); and run it with SELECT tenantmig.start(" INT64_FORMAT ");",
-					 id, id)));
-}
-
-int64
-job_submit(const JobRequest *request)
-{
-	int64		id;
-
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("cannot record a job during recovery"),
-				 errhint("Call the function on the primary server.")));
-	if (request->dry_run)
-	{
-		id = insert_job(request, "planned");
-		plan_job(id, request);
-		return id;
-	}
-	id = job_reuse(request);
-	if (id != 0)
-		return id;
-	id = insert_job(request, "queued");
-	worker_ask_at_commit(id);
-	ereport(NOTICE,
-			(errmsg("job " INT64_FORMAT ": %s queued", id, request->describe),
-			 errhint("Watch it with SELECT * FROM tenantmig.stat_progress WHERE job = " INT64_FORMAT "; wait for it with CALL tenantmig.wait(" INT64_FORMAT ");",
-					 id, id)));
-	return id;
-}
-
-int64
-job_record(const JobRequest *request)
-{
-	return insert_job(request, "running");
-}
-
-void
-job_record_step(int64 job, const char *relation, const char *statement,
-				const char *inverse, LOCKMODE mode)
-{
-	(void) step_write(job, STEP_STATEMENT, relation, "done", statement,
-					  inverse, false, mode);
-}
-
-void
-job_record_end(int64 job)
-{
-	OwnQuery	query;
-
-	query_init(&query, "UPDATE tenantmig.job SET state = 'succeeded', "
-			   "started_at = created_at, finished_at = clock_timestamp(), "
-			   "attempts = 1 WHERE id = $1");
-	query_int8(&query, job);
-	run_once(&query);
-}
-
 /* --- state changes --------------------------------------------------- */
 
 void
@@ -480,7 +275,7 @@ job_set_state(int64 id, const char *state)
 			   "WHERE id = $1");
 	query_int8(&query, id);
 	query_text(&query, state);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -491,7 +286,7 @@ job_set_request(int64 id, const char *what)
 	query_init(&query, "UPDATE tenantmig.job SET request = $2 WHERE id = $1");
 	query_int8(&query, id);
 	query_text(&query, what);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -508,13 +303,13 @@ job_claimed(int64 id, Oid owner, const char *owner_name)
 	query_int8(&query, id);
 	query_oid(&query, owner);
 	query_name(&query, owner_name);
-	run_once(&query);
+	(void) query_once(&query);
 
 	query_init(&query, "INSERT INTO tenantmig.job_progress (job, updated_at) "
 			   "VALUES ($1, clock_timestamp()) ON CONFLICT (job) DO UPDATE "
 			   "SET throttle_reason = NULL, updated_at = clock_timestamp()");
 	query_int8(&query, id);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -531,7 +326,7 @@ job_failed(int64 id, const ErrorData *error)
 	query_text(&query, error->message);
 	query_text(&query, error->detail);
 	query_text(&query, error->hint);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -548,7 +343,7 @@ job_requeued(int64 id, Oid caller, const char *search_path)
 	query_oid(&query, caller);
 	query_int8(&query, identity_home());
 	query_text(&query, search_path);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -559,7 +354,7 @@ job_set_options(int64 id, Jsonb *options)
 	query_init(&query, "UPDATE tenantmig.job SET options = $2 WHERE id = $1");
 	query_int8(&query, id);
 	query_jsonb(&query, options);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -570,7 +365,7 @@ job_set_undone(int64 id, int64 undone_by)
 	query_init(&query, "UPDATE tenantmig.job SET undone_by = $2 WHERE id = $1");
 	query_int8(&query, id);
 	query_int8(&query, undone_by);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 /* Part of a name, quoted or not, or of a qualified one */
@@ -629,7 +424,7 @@ rename_in_steps(int64 id, const char *old, const char *new)
 				   : rename_in_statement(step->inverse, old, new));
 		query_text(&query, old);
 		query_text(&query, new);
-		run_once(&query);
+		(void) query_once(&query);
 	}
 }
 
@@ -641,16 +436,16 @@ job_renamed(int64 id, Oid relid)
 	char	   *schema_name;
 	char	   *relation_name;
 
-	if (job == NULL)
+	if (job == NULL || strcmp(job_relation_text(job), sql_relation(relid)) == 0)
 		return;
-	relation_names(relid, &schema_name, &relation_name);
+	job_relation_names(relid, &schema_name, &relation_name);
 	rename_in_steps(id, job_relation_text(job), sql_relation(relid));
 	query_init(&query, "UPDATE tenantmig.job SET schema_name = $2, "
 			   "relation_name = $3 WHERE id = $1");
 	query_int8(&query, id);
 	query_name(&query, schema_name);
 	query_name(&query, relation_name);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 Jsonb *
@@ -680,7 +475,7 @@ job_merge_summary(int64 id, Jsonb *facts)
 	query_init(&query, "UPDATE tenantmig.job SET summary = summary || $2 WHERE id = $1");
 	query_int8(&query, id);
 	query_jsonb(&query, facts);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -697,7 +492,7 @@ job_add_error(int64 id, const char *relation, Jsonb *key,
 	query_jsonb(&query, key);
 	query_text(&query, sqlstate);
 	query_text(&query, message);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 void
@@ -708,7 +503,7 @@ job_forget_row_errors(int64 id)
 	query_init(&query, "DELETE FROM tenantmig.job_error "
 			   "WHERE job = $1 AND key IS NOT NULL");
 	query_int8(&query, id);
-	run_once(&query);
+	(void) query_once(&query);
 }
 
 /* --- what comes first ------------------------------------------------ */
@@ -791,162 +586,4 @@ job_ready_list(int most)
 	}
 	SPI_finish();
 	return ready;
-}
-
-/* --- steps ----------------------------------------------------------- */
-
-static const char *const step_kind_names[] = {
-	[STEP_STATEMENT] = "statement",
-	[STEP_TOPLEVEL] = "toplevel",
-	[STEP_BATCHES] = "batches",
-};
-
-int
-step_write(int64 job, StepKind kind, const char *relation, const char *state,
-		   const char *statement, const char *inverse, bool temporary,
-		   LOCKMODE mode)
-{
-	OwnQuery	query;
-	int			position;
-
-	SPI_connect();
-	query_init(&query, "UPDATE tenantmig.job_step SET state = $3, "
-			   "finished_at = CASE WHEN $3 = 'done' THEN clock_timestamp() END, "
-			   "inverse = COALESCE($4, inverse) "
-			   "WHERE job = $1 AND statement = $2 AND state <> 'planned' "
-			   "RETURNING position");
-	query_int8(&query, job);
-	query_text(&query, statement);
-	query_text(&query, state);
-	query_text(&query, inverse);
-	if (query_run(&query) == 0)
-	{
-		query_init(&query, "INSERT INTO tenantmig.job_step (job, position, kind, "
-				   "relation, state, statement, inverse, temporary, lock_mode, "
-				   "started_at, finished_at) "
-				   "SELECT $1, COALESCE((SELECT max(position) "
-				   " FROM tenantmig.job_step WHERE job = $1), 0) + 1, "
-				   "$2, $3, $4, $5, $6, $7, $8, "
-				   "CASE WHEN $4 <> 'planned' THEN clock_timestamp() END, "
-				   "CASE WHEN $4 = 'done' THEN clock_timestamp() END "
-				   "RETURNING position");
-		query_int8(&query, job);
-		query_text(&query, step_kind_names[kind]);
-		query_text(&query, relation);
-		query_text(&query, state);
-		query_text(&query, statement);
-		query_text(&query, inverse);
-		query_bool(&query, temporary);
-		query_text(&query, mode == NoLock ? NULL : lock_mode_name(mode));
-		query_run(&query);
-	}
-	position = (int) query_get_int8(0, 1, 0);
-	SPI_finish();
-	return position;
-}
-
-void
-step_set_state(int64 job, int position, const char *state)
-{
-	OwnQuery	query;
-
-	query_init(&query, "UPDATE tenantmig.job_step SET state = $3, "
-			   "finished_at = clock_timestamp() "
-			   "WHERE job = $1 AND position = $2");
-	query_int8(&query, job);
-	query_int4(&query, position);
-	query_text(&query, state);
-	run_once(&query);
-}
-
-void
-step_keep(int64 job, const char *beginning)
-{
-	OwnQuery	query;
-
-	query_init(&query, "UPDATE tenantmig.job_step SET temporary = false "
-			   "WHERE job = $1 AND starts_with(statement, $2)");
-	query_int8(&query, job);
-	query_text(&query, beginning);
-	run_once(&query);
-}
-
-void
-step_forget_inverse(int64 job, const char *statement)
-{
-	OwnQuery	query;
-
-	query_init(&query, "UPDATE tenantmig.job_step SET inverse = NULL "
-			   "WHERE job = $1 AND statement = $2");
-	query_int8(&query, job);
-	query_text(&query, statement);
-	run_once(&query);
-}
-
-const char *
-step_state(int64 job, const char *statement)
-{
-	MemoryContext context = CurrentMemoryContext;
-	OwnQuery	query;
-	char	   *state = NULL;
-
-	query_init(&query, "SELECT state FROM tenantmig.job_step "
-			   "WHERE job = $1 AND statement = $2 AND state <> 'planned'");
-	query_int8(&query, job);
-	query_text(&query, statement);
-	SPI_connect();
-	if (query_run(&query) > 0)
-	{
-		MemoryContextSwitchTo(context);
-		state = query_get_text(0, 1);
-	}
-	SPI_finish();
-	return state;
-}
-
-List *
-step_list(int64 job)
-{
-	MemoryContext context = CurrentMemoryContext;
-	OwnQuery	query;
-	uint64		count;
-	List	   *steps = NIL;
-
-	query_init(&query, "SELECT position, kind, relation, state, statement, "
-			   "inverse, temporary, lock_mode FROM tenantmig.job_step "
-			   "WHERE job = $1 ORDER BY position");
-	query_int8(&query, job);
-	SPI_connect();
-	count = query_run(&query);
-	MemoryContextSwitchTo(context);
-	for (uint64 i = 0; i < count; i++)
-	{
-		JobStep    *step = palloc0(sizeof(JobStep));
-		char	   *kind = query_get_text(i, 2);
-
-		step->position = (int) query_get_int8(i, 1, 0);
-		for (int k = 0; k < lengthof(step_kind_names); k++)
-			if (strcmp(kind, step_kind_names[k]) == 0)
-				step->kind = k;
-		step->relation = query_get_text(i, 3);
-		step->state = query_get_text(i, 4);
-		step->statement = query_get_text(i, 5);
-		step->inverse = query_get_text(i, 6);
-		step->temporary = query_get_bool(i, 7);
-		step->lock_mode = query_get_text(i, 8);
-		steps = lappend(steps, step);
-	}
-	SPI_finish();
-	return steps;
-}
-
-void
-step_forget_planned(int64 job)
-{
-	OwnQuery	query;
-
-	query_init(&query, "DELETE FROM tenantmig.job_step "
-			   "WHERE job = $1 AND state = 'planned'");
-	query_int8(&query, job);
-	run_once(&query);
 }

@@ -84,6 +84,13 @@ extern Job *job_get(int64 id);
  * recorded elsewhere */
 extern const char *job_live_state(const Job *job);
 
+/* The newest job that stands for the same call, open or succeeded, or NULL */
+extern Job *job_find_twin(const JobRequest *request);
+
+/* The names of a table, palloc'd; NULL for InvalidOid */
+extern void job_relation_names(Oid relid, char **schema_name,
+							   char **relation_name);
+
 /* Whether the current user may see and control it */
 extern bool job_is_visible(const Job *job);
 

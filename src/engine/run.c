@@ -661,14 +661,11 @@ list_steps_body(JobRun *run, void *arg)
 	*(List **) arg = step_list(run->job->id);
 }
 
-void
-run_follow_name(JobRun *run)
+static void
+take_over_name(JobRun *run)
 {
-	char	   *now = OidIsValid(run->relid) ? sql_relation(run->relid) : NULL;
 	MemoryContext context;
 
-	if (now == NULL || strcmp(now, job_relation_text(run->job)) == 0)
-		return;
 	job_renamed(run->job->id, run->relid);
 	context = MemoryContextSwitchTo(run->context);
 	run->job->relation_name = get_rel_name(run->relid);
@@ -676,11 +673,38 @@ run_follow_name(JobRun *run)
 	MemoryContextSwitchTo(context);
 }
 
-/* What was made must go whoever owns the table by now */
+void
+run_follow_name(JobRun *run)
+{
+	char	   *now = OidIsValid(run->relid) ? sql_relation(run->relid) : NULL;
+
+	if (now != NULL && strcmp(now, job_relation_text(run->job)) != 0)
+		take_over_name(run);
+}
+
+/*
+ * What was made must go whatever the table is called and whoever owns it by
+ * now.  A new name may have been taken over in a transaction that was rolled
+ * back, so this looks at the row and not at the struct.
+ */
 static void
 follow_relation_body(JobRun *run, void *arg)
 {
-	run_follow_name(run);
+	if (OidIsValid(run->relid) && find_owner(run->relid, &run->owner))
+		take_over_name(run);
+}
+
+/* For a clean-up: the table may be gone, and then so is what was made on it */
+static void
+resolve_body(JobRun *run, void *arg)
+{
+	Oid			schema = InvalidOid;
+
+	run->owner = run->job->owner;
+	if (run->job->relation_name)
+		schema = get_namespace_oid(run->job->schema_name, true);
+	if (OidIsValid(schema))
+		run->relid = get_relname_relid(run->job->relation_name, schema);
 	if (OidIsValid(run->relid))
 		(void) find_owner(run->relid, &run->owner);
 }
@@ -690,6 +714,12 @@ run_clean_up(JobRun *run)
 {
 	List	   *steps = NIL;
 
+	/* not found under its name: what was made on it, a retry that finds it
+	 * removes */
+	if (!OidIsValid(run->relid))
+		run_or_error(run, resolve_body, NULL);
+	if (run->job->relation_name != NULL && !OidIsValid(run->relid))
+		return;
 	run_or_error(run, follow_relation_body, NULL);
 	run_or_error(run, list_steps_body, &steps);
 	for (int i = list_length(steps) - 1; i >= 0; i--)
@@ -948,21 +978,6 @@ end_with_error(JobRun *run, ErrorData *error)
 	}
 	clean_up_after_error(run);
 	run_bookkeeping(run, failed_body, error);
-}
-
-/* For a clean-up: the table may be gone, and then so is what was made on it */
-static void
-resolve_body(JobRun *run, void *arg)
-{
-	Oid			schema = InvalidOid;
-
-	run->owner = run->job->owner;
-	if (run->job->relation_name)
-		schema = get_namespace_oid(run->job->schema_name, true);
-	if (OidIsValid(schema))
-		run->relid = get_relname_relid(run->job->relation_name, schema);
-	if (OidIsValid(run->relid))
-		(void) find_owner(run->relid, &run->owner);
 }
 
 static void

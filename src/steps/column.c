@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "engine/compat.h"
@@ -35,7 +36,11 @@ PG_FUNCTION_INFO_V1(tenantmig_add_tenant_column);
 static void
 check_type(Oid type)
 {
-	if (!OidIsValid(type) || get_typtype(type) == TYPTYPE_PSEUDO ||
+	if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("type with OID %u does not exist", type)));
+	if (get_typtype(type) == TYPTYPE_PSEUDO ||
 		OidIsValid(get_element_type(type)) || sql_equality(type) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

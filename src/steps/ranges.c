@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/partition.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
@@ -31,12 +32,14 @@
 typedef struct Leaf
 {
 	Oid			relid;
+	bool		partition;
 	BlockNumber end;
 } Leaf;
 
 struct RowCursor
 {
 	MemoryContext context;
+	Oid			root;			/* the table of the call */
 	Leaf	   *leaves;
 	int			count;
 	int			current;		/* index into leaves */
@@ -44,16 +47,22 @@ struct RowCursor
 	double		size;			/* blocks in the next set */
 };
 
-/* The size of a leaf now; 0 if it has been dropped.  Leaves it locked. */
+/*
+ * The size of a leaf now; 0 if it has been dropped, or is a partition of this
+ * table no more.  Leaves it locked.
+ */
 static BlockNumber
-leaf_size(Oid relid)
+leaf_size(const RowCursor *cursor, const Leaf *leaf)
 {
-	Relation	relation = try_table_open(relid, RowExclusiveLock);
-	BlockNumber size;
+	Relation	relation = try_table_open(leaf->relid, RowExclusiveLock);
+	BlockNumber size = 0;
 
 	if (relation == NULL)
 		return 0;
-	size = RelationGetNumberOfBlocks(relation);
+	if (!leaf->partition ||
+		(get_rel_relispartition(leaf->relid) &&
+		 list_member_oid(get_partition_ancestors(leaf->relid), cursor->root)))
+		size = RelationGetNumberOfBlocks(relation);
 	table_close(relation, NoLock);
 	return size;
 }
@@ -66,6 +75,7 @@ range_open(MemoryContext context, Oid relid, RowPosition from, int target_ms)
 	ListCell   *lc;
 
 	cursor->context = context;
+	cursor->root = relid;
 	cursor->size = FIRST_BLOCKS;
 	cursor->leaves = MemoryContextAllocZero(context,
 											sizeof(Leaf) * Max(1, list_length(leaves)));
@@ -77,6 +87,8 @@ range_open(MemoryContext context, Oid relid, RowPosition from, int target_ms)
 		if (relation == NULL)
 			continue;
 		cursor->leaves[cursor->count].relid = leaf;
+		cursor->leaves[cursor->count].partition =
+			leaf != relid && get_rel_relispartition(leaf);
 		cursor->leaves[cursor->count].end = RelationGetNumberOfBlocks(relation);
 		table_close(relation, AccessShareLock);
 		if (leaf < from.leaf)
@@ -96,8 +108,8 @@ range_next(RowCursor *cursor, RowSet *set)
 		Leaf	   *leaf = &cursor->leaves[cursor->current];
 
 		if (cursor->block == 0)
-			leaf->end = leaf_size(leaf->relid);
-		else if (leaf_size(leaf->relid) == 0)
+			leaf->end = leaf_size(cursor, leaf);
+		else if (leaf_size(cursor, leaf) == 0)
 			continue;
 		if (cursor->block >= leaf->end)
 			continue;

@@ -27,6 +27,7 @@
 #include "parser/analyze.h"
 #include "parser/parsetree.h"
 #include "tcop/tcopprot.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -443,11 +444,25 @@ check_value(const Source *source, const char *text, const char *what)
 				 errmsg("%s must differ from unset", what)));
 }
 
-/* A table that an expression or a parent lookup reads, whose rows a policy
- * would hide from the owner: refused, never a silent zero */
+/*
+ * A table that an expression or a parent lookup reads: the owner may read some
+ * of it at least (which columns is checked when they are read), and no policy
+ * hides rows from him: refused, never a silent zero.
+ */
 static void
-check_row_security(Oid relid)
+check_may_read(Oid relid)
 {
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(relid, GetUserId(), ACL_SELECT,
+								  ACLMASK_ANY) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role %s may not read %s",
+						quote_identifier(GetUserNameFromId(GetUserId(), false)),
+						sql_relation(relid)),
+				 errdetail("The backfill reads that table as the owner of the table it changes."),
+				 errhint("GRANT SELECT ON %s TO %s;", sql_relation(relid),
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -491,7 +506,7 @@ walk_query(Node *node, QueryWalk *walk)
 			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
 			if (rte->rtekind == RTE_RELATION && rte->relid != walk->relid)
-				check_row_security(rte->relid);
+				check_may_read(rte->relid);
 		}
 		walk->depth++;
 		(void) query_tree_walker(query, walk_query, walk, 0);
@@ -747,7 +762,7 @@ check_via(Source *source)
 						sql_relation(source->relid), parent_column.type_name,
 						sql_relation(fk->parent)),
 				 errhint("Use the same type for the tenant column everywhere.")));
-	check_row_security(fk->parent);
+	check_may_read(fk->parent);
 }
 
 Source *

@@ -128,8 +128,15 @@ check_kind(Oid relid, char relkind, char persistence)
 		case RELKIND_SEQUENCE:
 			wrong_kind(relid, "It is a sequence.");
 			break;
+		case RELKIND_COMPOSITE_TYPE:
+			wrong_kind(relid, "It is a composite type.");
+			break;
+		case RELKIND_INDEX:
+		case RELKIND_PARTITIONED_INDEX:
+			wrong_kind(relid, "It is an index.");
+			break;
 		default:
-			wrong_kind(relid, "It is an index or another internal relation.");
+			wrong_kind(relid, "It is an internal relation.");
 	}
 	if (persistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
