@@ -24,26 +24,17 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
 
-#include "access/htup_details.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
-#include "engine/identity.h"
-#include "engine/job.h"
-#include "engine/json.h"
 #include "engine/locks.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
 #include "engine/step.h"
-#include "engine/worker.h"
 
 #define JOB_COLUMNS \
 	"id, kind, schema_name::text, relation_name::text, arguments, options, " \

@@ -4,20 +4,12 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/xlog.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
-#include "engine/identity.h"
-#include "engine/job.h"
 #include "engine/json.h"
 #include "engine/locks.h"
 #include "engine/query.h"

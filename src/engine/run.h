@@ -106,6 +106,9 @@ extern void run_statement_within(JobRun *run, Oid relid, LOCKMODE mode,
 								 const char *statement, const char *inverse,
 								 bool temporary);
 
+/* Within a transaction: the owner of a table, false when it is gone */
+extern bool run_find_owner(Oid relid, Oid *owner);
+
 /* Run the inverses of the temporary steps of this job, and of a top-level step
  * that has begun and not ended */
 extern void run_clean_up(JobRun *run);
@@ -120,6 +123,13 @@ extern void run_toplevel_done(JobRun *run, const char *statement);
 
 /* Run one recorded inverse of "target" and mark the step as undone */
 extern void run_inverse(JobRun *run, const Job *target, const JobStep *step);
+
+/* For the error at hand, within PG_CATCH: copied into the run's context */
+extern ErrorData *run_take_error(JobRun *run);
+
+/* Within a transaction: the request of the row; takes over changed options */
+extern char *run_read_request(JobRun *run);
+extern void run_read_progress(JobRun *run);
 
 /* For the report */
 extern void run_note(JobRun *run, Jsonb *facts);
