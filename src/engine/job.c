@@ -235,6 +235,8 @@ job_find_twin(const JobRequest *request)
 			   "AND arguments = $4 AND target IS NOT DISTINCT FROM $5 "
 			   "AND undone_by IS NULL AND home = $6 "
 			   "AND state IN ('queued', 'running', 'paused', 'succeeded') "
+			   "AND NOT EXISTS (SELECT FROM tenantmig.job u WHERE u.kind = 'undo' "
+			   " AND u.target = job.id AND u.state IN ('queued', 'running', 'paused')) "
 			   "ORDER BY id DESC LIMIT 1");
 	query_text(&query, request->kind);
 	query_name(&query, schema_name);

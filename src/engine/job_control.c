@@ -146,6 +146,12 @@ tenantmig_resume(PG_FUNCTION_ARGS)
 	else if (is(state, "running") && job->request == NULL)
 		ereport(NOTICE,
 				(errmsg("job " INT64_FORMAT " is running already", job->id)));
+	else if (is(state, "running"))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot resume job " INT64_FORMAT ": a %s was asked for and has not taken effect yet",
+						job->id, job->request),
+				 errhint("Call again in a moment.")));
 	else
 		wrong_state(job, state, "resume");
 	PG_RETURN_VOID();

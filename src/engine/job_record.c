@@ -95,6 +95,13 @@ insert_job(const JobRequest *request, const char *state)
 	return id;
 }
 
+static bool
+same_options(const JobRequest *request, const Job *job)
+{
+	return request->options == NULL || job->options == NULL ||
+		compareJsonbContainers(&request->options->root, &job->options->root) == 0;
+}
+
 int64
 job_reuse(const JobRequest *request)
 {
@@ -119,6 +126,8 @@ job_reuse(const JobRequest *request)
 		ereport(NOTICE,
 				(errmsg("job " INT64_FORMAT ": %s is %s already", twin->id,
 						request->describe, twin->state),
+				 same_options(request, twin) ? 0
+				 : errdetail("It keeps the options it has; throttles can be changed with tenantmig.alter_job."),
 				 strcmp(twin->state, "paused") == 0
 				 ? errhint("Go on with it with: SELECT tenantmig.resume(" INT64_FORMAT ");",
 						   twin->id)

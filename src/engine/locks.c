@@ -16,7 +16,9 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -26,9 +28,11 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/locks.h"
 #include "engine/settings.h"
 #include "engine/sqltext.h"
@@ -201,6 +205,29 @@ lock_backoff(int attempt)
 	return Min(100 << Min(attempt, 6), 5000);
 }
 
+/*
+ * What a process runs, if the current user may know it.  A worker is the
+ * bootstrap superuser here, but what it finds out is told to the owner of the
+ * table.
+ */
+static char *
+blocker_query(Oid relid, int pid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		as_owner = MyBackendType == B_BG_WORKER && HeapTupleIsValid(tuple);
+	Identity	saved;
+	char	   *query;
+
+	if (as_owner)
+		identity_enter_owner(&saved, ((Form_pg_class) GETSTRUCT(tuple))->relowner, NULL);
+	query = sql_printable(pgstat_get_backend_current_activity(pid, true));
+	if (as_owner)
+		identity_leave(&saved);
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return query;
+}
+
 static void
 describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 {
@@ -213,7 +240,7 @@ describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 	if (blocker->pid != 0)
 		blocker->detail = psprintf("Process %d holds a lock on %s; its last query: %s",
 								   blocker->pid, blocker->relation,
-								   sql_printable(pgstat_get_backend_current_activity(blocker->pid, true)));
+								   blocker_query(relid, blocker->pid));
 	else if (held)
 		blocker->detail = psprintf("A prepared transaction holds a lock on %s.",
 								   blocker->relation);
@@ -342,7 +369,7 @@ lock_tree_or_error(Oid relid, LOCKMODE mode)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not lock relation %s in time", blocker.relation),
-				 errdetail("%s This transaction holds locks on other tables, whose users would have had to wait on.",
+				 errdetail("%s\nThis transaction holds locks on other tables, whose users would have had to wait on.",
 						   blocker.detail),
 				 errhint("Call the function for one table in each transaction; then it waits for the lock without holding up anybody.")));
 	}

@@ -28,8 +28,6 @@
 #include "engine/step.h"
 #include "engine/stop_point.h"
 
-static void set_throttle_reason(JobRun *run, const char *reason);
-
 /* --- transactions ---------------------------------------------------- */
 
 static void
@@ -185,10 +183,11 @@ run_try_patiently(JobRun *run, RunBody body, void *arg)
 
 		if (error == NULL)
 		{
-			set_throttle_reason(run, NULL);
+			run_forget_throttle(run);
 			return NULL;
 		}
-		if (!run_is_transient(error) || attempt >= setting_lock_retries)
+		if (!run_is_transient(error) ||
+			(attempt >= setting_lock_retries && !run->ending))
 			return error;
 		run_rest(run, lock_backoff(attempt),
 				 error->detail ? error->detail : error->message);
@@ -308,18 +307,18 @@ write_progress_body(JobRun *run, void *arg)
 	run_write_progress(run);
 }
 
-static void
-set_throttle_reason(JobRun *run, const char *reason)
+/* Whether it is another one than before */
+static bool
+remember_reason(JobRun *run, const char *reason)
 {
 	char	   *old = run->progress.throttle_reason;
 
-	if (reason == old || (reason && old && strcmp(reason, old) == 0))
-		return;
-	run->progress.throttle_reason = reason
-		? MemoryContextStrdup(run->context, reason) : NULL;
+	if (old && strcmp(reason, old) == 0)
+		return false;
+	run->progress.throttle_reason = MemoryContextStrdup(run->context, reason);
 	if (old)
 		pfree(old);
-	run_bookkeeping(run, write_progress_body, NULL);
+	return true;
 }
 
 void
@@ -331,24 +330,19 @@ run_forget_throttle(JobRun *run)
 }
 
 /*
- * Short rests (the usual share of "nice") are not worth a row; from a second
- * on the progress row says why.  The request is looked at once a second: the
- * interrupt of pause() comes sooner anyway.
+ * From a second on the progress row says why at once; the reason of a short
+ * rest comes into it with the next batch.  The request is looked at once a
+ * second: the interrupt of pause() comes sooner anyway.
  */
 void
 run_rest(JobRun *run, int ms, const char *reason)
 {
-	bool		told = false;
-
+	if (remember_reason(run, reason) && ms >= 1000)
+		run_bookkeeping(run, write_progress_body, NULL);
 	while (ms > 0)
 	{
 		int			piece = Min(ms, 1000);
 
-		if (!told && (ms >= 1000 || run->progress.throttle_reason))
-		{
-			set_throttle_reason(run, reason);
-			told = true;
-		}
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 piece, PG_WAIT_EXTENSION);
@@ -359,7 +353,7 @@ run_rest(JobRun *run, int ms, const char *reason)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
-		if (piece == 1000)
+		if (piece == 1000 && !run->ending)
 			run_or_error(run, check_request_body, NULL);
 		ms -= piece;
 	}

@@ -29,6 +29,7 @@ typedef struct JobRun
 	Oid			owner;			/* its owner, as whom the user's code runs */
 	bool		foreground;		/* CALL run(), in a session of the user's */
 	bool		cancelling;		/* only to clean up */
+	bool		ending;			/* cleaning up, which does not give up */
 	bool		lost;			/* the claim: the row is not to be written */
 	MemoryContext context;		/* lives as long as the run */
 	MemoryContext scratch;		/* reset before every transaction */
@@ -79,7 +80,8 @@ extern bool run_is_transient(const ErrorData *error);
  */
 extern void run_check_request(JobRun *run);
 
-/* Rest, but wake up and raise when a request comes.  No transaction open. */
+/* Rest, but wake up and raise when a request comes (not while ending).  No
+ * transaction open.  The reason is shown until run_forget_throttle(). */
 extern void run_rest(JobRun *run, int ms, const char *reason);
 
 /* The reason of the last rest is over; the next progress row will say so */

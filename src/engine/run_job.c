@@ -146,9 +146,22 @@ start_body(JobRun *run, void *arg)
 
 /* --- end ------------------------------------------------------------- */
 
+/* A job that does not run does not rest either */
+static void
+forget_reason(int64 id)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job_progress SET throttle_reason = NULL "
+			   "WHERE job = $1 AND throttle_reason IS NOT NULL");
+	query_int8(&query, id);
+	(void) query_once(&query);
+}
+
 static void
 set_state_body(JobRun *run, void *arg)
 {
+	forget_reason(run->job->id);
 	job_set_state(run->job->id, arg);
 }
 
@@ -157,6 +170,7 @@ failed_body(JobRun *run, void *arg)
 {
 	ErrorData  *error = arg;
 
+	forget_reason(run->job->id);
 	job_failed(run->job->id, error);
 	job_add_error(run->job->id, job_relation_text(run->job), NULL,
 				  unpack_sql_state(error->sqlerrcode), error->message);
@@ -168,6 +182,7 @@ paused_body(JobRun *run, void *arg)
 	ErrorData  *error = arg;
 	OwnQuery	query;
 
+	forget_reason(run->job->id);
 	query_init(&query, "UPDATE tenantmig.job SET state = 'paused', request = NULL, "
 			   "sqlstate = $2, error = $3 WHERE id = $1");
 	query_int8(&query, run->job->id);

@@ -285,8 +285,12 @@ run_clean_up(JobRun *run)
 	{
 		JobStep    *step = list_nth(steps, i);
 
-		if ((step->temporary && strcmp(step->state, "done") == 0) ||
-			(step->kind == STEP_TOPLEVEL && strcmp(step->state, "running") == 0))
-			run_inverse(run, run->job, step);
+		if (!(step->temporary && strcmp(step->state, "done") == 0) &&
+			!(step->kind == STEP_TOPLEVEL && strcmp(step->state, "running") == 0))
+			continue;
+		if (!run->ending)
+			run_set_phase(run, "removing helpers");
+		run->ending = true;
+		run_inverse(run, run->job, step);
 	}
 }

@@ -113,8 +113,10 @@ throttle_read(Throttle *t, Jsonb *options)
 	if ((text = json_text(options, "batch_target")) != NULL)
 		t->batch_target = Max(1, (int) interval_ms(text, "batch_target"));
 	t->max_rows_per_second = (int64) positive_number(options, "max_rows_per_second", 0);
-	t->max_wal_rate = (int64) positive_number(options, "max_wal_rate",
-											  setting_max_wal_rate * 1024.0);
+	t->max_wal_rate = setting_max_wal_rate * INT64CONST(1024);
+	if ((text = json_text(options, "max_wal_rate")) != NULL)
+		t->max_wal_rate = Max(0, DatumGetInt64(DirectFunctionCall1(pg_size_bytes,
+																   CStringGetTextDatum(text))));
 	t->max_replication_lag = setting_max_replication_lag;
 	if ((text = json_text(options, "max_replication_lag")) != NULL)
 		t->max_replication_lag = (int) interval_ms(text, "max_replication_lag");
@@ -236,6 +238,7 @@ void
 throttle_wait(JobRun *run, const BatchCost *cost)
 {
 	TimestampTz start = GetCurrentTimestamp();
+	bool		rested = false;
 
 	for (;;)
 	{
@@ -251,7 +254,12 @@ throttle_wait(JobRun *run, const BatchCost *cost)
 						 (GetCurrentTimestamp() - start) / 1000.0, &reason);
 		MemoryContextSwitchTo(context);
 		if (ms <= 0)
+		{
+			if (!rested)
+				run_forget_throttle(run);
 			return;
+		}
+		rested = true;
 		/* the reason must outlive the transactions of the rest */
 		reason = MemoryContextStrdup(run->context, reason);
 		run_rest(run, ms, reason);

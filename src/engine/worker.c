@@ -259,7 +259,8 @@ do_job(int64 job)
 {
 	volatile RunOutcome outcome = RUN_NOT_CLAIMED;
 
-	pgstat_report_appname(psprintf("tenantmig job " INT64_FORMAT, job));
+	SetConfigOption("application_name", psprintf("tenantmig job " INT64_FORMAT, job),
+					PGC_USERSET, PGC_S_SESSION);
 	STOP_POINT("worker-start");
 	at_work = true;
 	PG_TRY();

@@ -288,26 +288,31 @@ put_estimates(JsonObject *plan, const PlanFacts *facts)
 }
 
 static void
-plan_steps(const Job *job, const Source *source, Oid relid)
+plan_steps(const Job *job, const Source *source, Oid relid, bool keep_trigger)
 {
+	List	   *drops = NIL;
 	ListCell   *lc;
-	char	   *drop;
 
 	foreach(lc, target_trigger_tables(relid))
 	{
-		Oid			table = lfirst_oid(lc);
+		char	   *table = sql_relation(lfirst_oid(lc));
+		char	   *drop = psprintf("DROP TRIGGER IF EXISTS %s ON %s",
+									quote_identifier(source_trigger_name(source, job->id)),
+									table);
 
-		drop = psprintf("DROP TRIGGER IF EXISTS %s ON %s",
-						quote_identifier(source_trigger_name(source, job->id)),
-						sql_relation(table));
-		(void) step_write(job->id, STEP_STATEMENT, sql_relation(table), "planned",
-						  source_create_trigger(source, table, job->id, job->search_path),
+		(void) step_write(job->id, STEP_STATEMENT, table, "planned",
+						  source_create_trigger(source, lfirst_oid(lc), job->id,
+												job->search_path),
 						  drop, true, ShareRowExclusiveLock);
+		drops = lappend(drops, drop);
 	}
 	foreach(lc, target_leaves(relid))
 		(void) step_write(job->id, STEP_BATCHES, sql_relation(lfirst_oid(lc)), "planned",
 						  source_statement(source, STATEMENT_FILL, lfirst_oid(lc), NULL),
 						  backfill_inverse_text(source), false, RowExclusiveLock);
+	foreach(lc, keep_trigger ? NIL : drops)
+		(void) step_write(job->id, STEP_STATEMENT, sql_relation(relid), "planned",
+						  lfirst(lc), NULL, false, AccessExclusiveLock);
 }
 
 static Jsonb *
@@ -315,13 +320,15 @@ backfill_plan(const Job *job, Oid relid)
 {
 	Source	   *source = source_resolve(job->arguments, relid);
 	JsonObject *plan = json_begin();
+	BackfillOptions options;
 	PlanFacts	facts = {0};
 	List	   *warnings = NIL;
 	ListCell   *lc;
 
 	foreach(lc, target_leaves(relid))
 		plan_leaf(source, lfirst_oid(lc), &facts);
-	plan_steps(job, source, relid);
+	backfill_read_options(job->options, source, &options);
+	plan_steps(job, source, relid, options.keep_trigger);
 	if (facts.unresolved > 0)
 		warnings = lappend(warnings,
 						   psprintf(INT64_FORMAT " rows have no tenant to take from their source; see option on_orphan",

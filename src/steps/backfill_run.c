@@ -24,6 +24,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
@@ -70,6 +72,7 @@ typedef struct Pass
 	RowPosition start;
 	bool		resumable;		/* its position goes into the checkpoint */
 	bool		count_rows;		/* its updates count as progress */
+	bool		measured;		/* its speed is the speed of the job */
 
 	/* the batch at hand */
 	RowSet		set;
@@ -77,6 +80,7 @@ typedef struct Pass
 	bool		pass_over_locked;
 	Throttle	throttle;
 	BatchCost	cost;
+	TimestampTz started;
 	TimestampTz last_commit;
 
 	/* the plan of the statement for one leaf, as SPI keeps it */
@@ -199,28 +203,45 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 			pass->counted[i] += query_get_int8(0, i + 1, 0);
 }
 
+/* Where a resumed job goes on; for passes that can be resumed */
 static void
-write_checkpoint(JobRun *run, Pass *pass)
+set_checkpoint(JobRun *run, const Pass *pass, RowPosition position)
 {
 	Progress   *p = &run->progress;
+	MemoryContext context = MemoryContextSwitchTo(run->scratch);
+	JsonObject *checkpoint = json_begin();
+	Jsonb	   *now;
 
-	if (pass->resumable)
-	{
-		MemoryContext context = MemoryContextSwitchTo(run->scratch);
-		JsonObject *checkpoint = json_begin();
-		Jsonb	   *now;
+	json_put_int(checkpoint, "leaf", position.leaf);
+	json_put_int(checkpoint, "block", position.block);
+	now = json_end(checkpoint);
+	if (p->checkpoint)
+		pfree(p->checkpoint);
+	p->checkpoint = MemoryContextAlloc(run->context, VARSIZE(now));
+	memcpy(p->checkpoint, now, VARSIZE(now));
+	MemoryContextSwitchTo(context);
+}
 
-		json_put_int(checkpoint, "leaf", pass->set.leaf);
-		json_put_int(checkpoint, "block", pass->set.until);
-		now = json_end(checkpoint);
-		if (p->checkpoint)
-			pfree(p->checkpoint);
-		p->checkpoint = MemoryContextAlloc(run->context, VARSIZE(now));
-		memcpy(p->checkpoint, now, VARSIZE(now));
-		MemoryContextSwitchTo(context);
-	}
-	run_forget_throttle(run);
-	run_write_progress(run);
+/*
+ * Rows in a second: the average of the first ten seconds, then one in which
+ * what is ten seconds old counts for a third.  Rests are part of it.  A sweep,
+ * which finds nothing most of the time, leaves it as it was.
+ */
+static void
+add_rate(JobRun *run, Pass *pass)
+{
+	Progress   *p = &run->progress;
+	TimestampTz now = GetCurrentTimestamp();
+	double		elapsed = (now - pass->started) / 1000000.0;
+	double		since = (now - pass->last_commit) / 1000000.0;
+
+	if (!pass->measured)
+		return;
+	if (elapsed < 10)
+		p->rows_per_second = (pass->updated + pass->cost.rows) / Max(elapsed, 0.001);
+	else
+		p->rows_per_second += (pass->cost.rows / Max(since, 0.001) - p->rows_per_second) *
+			(1 - exp(-since / 10));
 }
 
 /* What the progress row will say if this batch commits */
@@ -228,20 +249,19 @@ static void
 add_progress(JobRun *run, Pass *pass)
 {
 	Progress   *p = &run->progress;
-	TimestampTz now = GetCurrentTimestamp();
-	double		seconds = (now - pass->last_commit) / 1000000.0;
-	double		rate = pass->cost.rows / Max(seconds, 0.001);
 
 	p->wal_bytes += pass->cost.wal_bytes;
 	p->batches++;
-	if (pass->count_rows && pass->cost.rows > 0)
-	{
+	if (pass->count_rows)
 		p->rows_done += pass->cost.rows;
-		p->rows_per_second = p->rows_per_second <= 0 ? rate
-			: 0.8 * p->rows_per_second + 0.2 * rate;
-	}
+	add_rate(run, pass);
 	pass->rows->blocks(pass->cursor, &p->blocks_done, &p->blocks_total);
 	p->blocks_done += pass->set.until - pass->set.from;
+	if (pass->resumable)
+		set_checkpoint(run, pass, (RowPosition)
+					   {
+						   pass->set.leaf, pass->set.until
+					   });
 }
 
 static void
@@ -283,7 +303,7 @@ batch_body(JobRun *run, void *arg)
 		STOP_POINT("batch-updated");
 	clear_stalled(run);
 	add_progress(run, pass);
-	write_checkpoint(run, pass);
+	run_write_progress(run);
 	if (pass->count_rows)
 		STOP_POINT("batch-before-commit");
 }
@@ -297,7 +317,7 @@ open_body(JobRun *run, void *arg)
 
 	throttle_read(&pass->throttle, run->job->options);
 	pass->cursor = pass->rows->open(run->context, run->relid, pass->start,
-									pass->throttle.batch_target);
+									pass->throttle.max_rows_per_second > 0);
 }
 
 /*
@@ -325,11 +345,13 @@ batch_failed(JobRun *run, Pass *pass, ErrorData *error, int attempt)
 static void
 run_pass(JobRun *run, Pass *pass)
 {
+	const BatchCost nothing = {0};
 	int			attempt = 0;
 
 	run_set_phase(run, pass->phase);
 	run_or_error(run, open_body, pass);
-	pass->last_commit = GetCurrentTimestamp();
+	throttle_wait(run, &nothing);
+	pass->started = pass->last_commit = GetCurrentTimestamp();
 	for (;;)
 	{
 		Progress	before = run->progress;
@@ -344,6 +366,8 @@ run_pass(JobRun *run, Pass *pass)
 			before.checkpoint = run->progress.checkpoint;
 			before.throttle_reason = run->progress.throttle_reason;
 			run->progress = before;
+			if (pass->resumable)
+				set_checkpoint(run, pass, pass->rows->position(pass->cursor));
 			batch_failed(run, pass, error, attempt++);
 			FreeErrorData(error);
 			continue;
@@ -355,6 +379,9 @@ run_pass(JobRun *run, Pass *pass)
 		pass->updated += pass->cost.rows;
 		pass->rows->done(pass->cursor, &pass->set, pass->cost.ms,
 						 pass->throttle.batch_target);
+		if (pass->throttle.max_rows_per_second > 0 &&
+			pass->cost.rows > pass->throttle.max_rows_per_second)
+			pass->rows->shrink(pass->cursor);
 		pass->last_commit = GetCurrentTimestamp();
 		STOP_POINT("batch-committed");
 		STOP_POINT(pass->phase);
@@ -526,6 +553,7 @@ fill_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
+		.measured = true,
 	.resumable = true,.start = checkpoint_position(run)};
 
 	run_pass(run, &fill);
@@ -755,6 +783,7 @@ backfill_undo(JobRun *run, const Job *target, const JobStep *step)
 {
 	UndoArg		arg = {.target = target};
 	Pass		pass = {.what = STATEMENT_UNFILL,.phase = "taking values back",
+		.measured = true,
 	.rows = &range_cursor,.count_rows = true};
 
 	run_or_error(run, resolve_undo_body, &arg);

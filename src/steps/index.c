@@ -145,6 +145,18 @@ journal_name(int64 job, Oid table, const char *name)
 
 /* --- the call -------------------------------------------------------- */
 
+static void
+check_index_column(Oid relid, const char *name)
+{
+	TargetColumn column;
+
+	if (!target_find_column(relid, name, &column))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column %s of relation %s does not exist",
+						quote_identifier(name), sql_relation(relid))));
+}
+
 /*
  * One column of the call: the name of a column, exactly as it is, or an index
  * element as CREATE INDEX takes it.  Returns its text; name is what it adds to
@@ -163,9 +175,10 @@ check_element(Oid relid, const char *element, char **name)
 	}
 	elem = sql_parse_index_element(element);
 	if (elem->name)
-		target_check_column(relid, elem->name, &column);
+		check_index_column(relid, elem->name);
 	*name = elem->name ? elem->name : "expr";
-	return psprintf("%s\n", element);
+	/* a comment at its end must not swallow what follows */
+	return strstr(element, "--") ? psprintf("%s\n", element) : pstrdup(element);
 }
 
 static void
@@ -173,7 +186,6 @@ check_columns(Oid relid, List *columns, List *include, List **elements,
 			  List **names)
 {
 	ListCell   *lc;
-	TargetColumn column;
 
 	*elements = *names = NIL;
 	if (columns == NIL)
@@ -189,7 +201,7 @@ check_columns(Oid relid, List *columns, List *include, List **elements,
 		*names = lappend(*names, name);
 	}
 	foreach(lc, include)
-		target_check_column(relid, lfirst(lc), &column);
+		check_index_column(relid, lfirst(lc));
 }
 
 /* A name that no relation of the schema has, made as PostgreSQL makes it */

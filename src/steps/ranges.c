@@ -68,7 +68,7 @@ leaf_size(const RowCursor *cursor, const Leaf *leaf)
 }
 
 static RowCursor *
-range_open(MemoryContext context, Oid relid, RowPosition from, int target_ms)
+range_open(MemoryContext context, Oid relid, RowPosition from, bool small)
 {
 	List	   *leaves = target_leaves(relid);
 	RowCursor  *cursor = MemoryContextAllocZero(context, sizeof(RowCursor));
@@ -76,7 +76,7 @@ range_open(MemoryContext context, Oid relid, RowPosition from, int target_ms)
 
 	cursor->context = context;
 	cursor->root = relid;
-	cursor->size = FIRST_BLOCKS;
+	cursor->size = small ? 1 : FIRST_BLOCKS;
 	cursor->leaves = MemoryContextAllocZero(context,
 											sizeof(Leaf) * Max(1, list_length(leaves)));
 	foreach(lc, leaves)

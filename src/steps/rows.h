@@ -34,10 +34,11 @@ typedef struct RowCursorOps
 {
 	const char *name;			/* as in the option "method" */
 
-	/* A cursor over the leaves as they are now, from a position on.  Within a
-	 * transaction; the cursor is made in "context". */
+	/* A cursor over the leaves as they are now, from a position on; small: the
+	 * first sets are as small as can be.  Within a transaction; the cursor is
+	 * made in "context". */
 	RowCursor  *(*open) (MemoryContext context, Oid relid, RowPosition from,
-						 int target_ms);
+						 bool small);
 
 	/* The next set, not yet taken off; false at the end.  Within a
 	 * transaction: the leaf is locked and may be worked on. */

@@ -53,6 +53,8 @@ later_job(const Job *job, bool recording, char **describe)
 			   "AND (schema_name = $2 AND relation_name = $3 "
 			   " OR arguments ->> 'parent' = format('%I.%I', $2, $3)) "
 			   "AND COALESCE(arguments ->> 'column', $4) = $4 "
+			   "AND (kind <> 'create_index' OR arguments -> 'names' ?| ARRAY[$4, 'expr'] "
+			   " OR arguments -> 'include' ? $4 OR arguments ? 'predicate') "
 			   "AND NOT ($5 AND EXISTS (SELECT FROM tenantmig.job u "
 			   " WHERE u.kind = 'undo' AND u.target = j.id AND u.state IN ('queued', 'running'))) "
 			   "ORDER BY id DESC LIMIT 1");
