@@ -112,8 +112,12 @@ tenantmig_add_tenant_column(PG_FUNCTION_ARGS)
 	if (value)
 	{
 		TargetColumn wanted = {.type = type,.typmod = -1};
+		Identity	saved;
 
-		(void) target_value(&wanted, value);	/* raises if the type rejects it */
+		/* raises if the type rejects it; a domain's check may be anybody's */
+		identity_enter_owner(&saved, target_owner(relid), NULL);
+		(void) target_value(&wanted, value);
+		identity_leave(&saved);
 		if (value[0] == '\0')
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
