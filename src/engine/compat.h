@@ -66,6 +66,11 @@
 	PortalRun((portal), FETCH_ALL, true, true, (dest), (dest), (qc))
 #endif
 
+/* 17 can end a transaction that takes long; a job must not have that */
+#if PG_VERSION_NUM >= 170000
+#define HAVE_TRANSACTION_TIMEOUT 1
+#endif
+
 /* 16 moved the variable-length macros into a header of their own */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"

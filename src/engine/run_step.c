@@ -190,11 +190,16 @@ run_inverse(JobRun *run, const Job *target, const JobStep *step)
 								run->job->id),
 						 errhint("Run it yourself: %s", step->inverse)));
 			STOP_POINT("inverse-before");
-			error = toplevel_run(step->inverse, run->owner,
-								 run->job->search_path, run->context);
+			if (step_ops(target->kind)->undo_toplevel)
+				(void) step_ops(target->kind)->undo_toplevel(run, target, step);
+			else
+			{
+				error = toplevel_run(step->inverse, run->owner,
+									 run->job->search_path, run->context);
+				if (error)
+					ReThrowError(error);
+			}
 			STOP_POINT("inverse-after");
-			if (error)
-				ReThrowError(error);
 		}
 	}
 	run_patiently(run, inverse_body, &arg);

@@ -36,6 +36,14 @@ typedef struct StepOps
 	/* Take back a step of kind STEP_BATCHES of the job "target" */
 	void		(*undo_batches) (JobRun *run, const Job *target,
 								 const JobStep *step);
+
+	/*
+	 * Take back a step of kind STEP_TOPLEVEL, if only what is surely ours may
+	 * go; returns true when that was done or nothing of ours is there.  NULL:
+	 * the recorded inverse is run as it is.
+	 */
+	bool		(*undo_toplevel) (JobRun *run, const Job *target,
+								  const JobStep *step);
 } StepOps;
 
 extern const StepOps *step_ops(const char *kind);

@@ -13,14 +13,18 @@
  * - The user must be set outside of the transaction.  The command starts
  *   further transactions, and those do not expect a security-restricted
  *   context; the server switches to the owner of the table by itself for
- *   whatever code of the user's is run.
+ *   what code of the user's it runs.  Where it does so too late, we do it
+ *   (transform_restricted), and no other statement than those that were looked
+ *   at for this may come here.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "parser/analyze.h"
+#include "parser/parse_utilcmd.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
@@ -32,6 +36,29 @@
 
 #include "engine/compat.h"
 #include "engine/toplevel.h"
+
+/*
+ * Parse analysis of an index definition runs code of the user's: a constant of
+ * a domain is checked by the domain's functions.  The server enters its
+ * security-restricted context only after that, so it is done here, inside one;
+ * the server finds it done.  The lock is the one that the command takes itself.
+ */
+static void
+transform_restricted(RawStmt *parsetree, const char *sql)
+{
+	IndexStmt  *stmt = castNode(IndexStmt, parsetree->stmt);
+	Oid			user;
+	int			sec_context;
+	Oid			relid;
+
+	GetUserIdAndSecContext(&user, &sec_context);
+	SetUserIdAndSecContext(user, sec_context | SECURITY_RESTRICTED_OPERATION);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	relid = RangeVarGetRelid(stmt->relation, ShareUpdateExclusiveLock, false);
+	parsetree->stmt = (Node *) transformIndexStmt(relid, stmt, sql);
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(user, sec_context);
+}
 
 static void
 run_portal(const char *sql, MemoryContext parse_context)
@@ -49,8 +76,10 @@ run_portal(const char *sql, MemoryContext parse_context)
 	if (list_length(parsetrees) != 1)
 		elog(ERROR, "not exactly one statement: %s", sql);
 	parsetree = linitial_node(RawStmt, parsetrees);
-	if (IsA(parsetree->stmt, TransactionStmt))
-		elog(ERROR, "a transaction command cannot be a step");
+	if (IsA(parsetree->stmt, IndexStmt))
+		transform_restricted(parsetree, sql);
+	else if (!IsA(parsetree->stmt, DropStmt) && !IsA(parsetree->stmt, VacuumStmt))
+		elog(ERROR, "not a statement that runs at the top level: %s", sql);
 
 	if (analyze_requires_snapshot(parsetree))
 	{

@@ -289,6 +289,11 @@ pin_settings(void)
 		{"default_transaction_deferrable", "off"},
 		{"session_replication_role", "origin"},
 		{"lock_timeout", "0"},
+		{"statement_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+#ifdef HAVE_TRANSACTION_TIMEOUT
+		{"transaction_timeout", "0"},
+#endif
 		{"row_security", "on"},
 	};
 

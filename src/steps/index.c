@@ -7,12 +7,7 @@
  * and empty; concurrently on each leaf; then each is attached, and with the
  * last one the index of the parent becomes valid.
  *
- * The name of the index is settled when the job is recorded and journaled
- * before the build starts.  So an index of that name on that table which is
- * not valid is what an earlier attempt of ours has left: it is dropped,
- * concurrently, and built again.  An index of that name that was there before
- * the journal entry is somebody else's, and an error.  IF NOT EXISTS is never
- * used: it takes an invalid index for a good one.
+ * This file has the call and the plan; the build is in index_build.c.
  */
 #include "postgres.h"
 
@@ -49,12 +44,11 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
+#include "steps/index.h"
 #include "steps/kinds.h"
 #include "steps/target.h"
 
 PG_FUNCTION_INFO_V1(tenantmig_create_index);
-
-static bool index_holds(const Job *job, Oid relid);
 
 /* --- the definition -------------------------------------------------- */
 
@@ -82,8 +76,8 @@ definition(Jsonb *arguments)
 }
 
 /* only: of a partitioned table, which has no rows of its own */
-static char *
-create_text(Jsonb *arguments, Oid table, const char *index, bool only)
+char *
+index_create_text(Jsonb *arguments, Oid table, const char *index, bool only)
 {
 	bool		unique = json_bool(arguments, "is_unique", false);
 
@@ -93,54 +87,17 @@ create_text(Jsonb *arguments, Oid table, const char *index, bool only)
 					sql_relation(table), definition(arguments));
 }
 
-static char *
-index_name(Oid table, const char *index)
+char *
+index_qualified_name(Oid table, const char *index)
 {
 	return sql_name(get_namespace_name(get_rel_namespace(table)), index);
 }
 
-static char *
-drop_text(Oid table, const char *index, bool concurrently)
+char *
+index_drop_text(Oid table, const char *index, bool concurrently)
 {
 	return psprintf("DROP INDEX %sIF EXISTS %s",
-					concurrently ? "CONCURRENTLY " : "", index_name(table, index));
-}
-
-/* --- the journal of names ---------------------------------------------- */
-
-/* The name that the build of a table was journaled under, or NULL */
-static char *
-journaled_name(int64 job, Oid table)
-{
-	OwnQuery	query;
-	MemoryContext context = CurrentMemoryContext;
-	char	   *name = NULL;
-
-	query_init(&query, "SELECT summary -> 'indexes' ->> $2 FROM tenantmig.job WHERE id = $1");
-	query_int8(&query, job);
-	query_text(&query, sql_relation(table));
-	SPI_connect();
-	if (query_run(&query) > 0)
-	{
-		MemoryContextSwitchTo(context);
-		name = query_get_text(0, 1);
-	}
-	SPI_finish();
-	return name;
-}
-
-static void
-journal_name(int64 job, Oid table, const char *name)
-{
-	OwnQuery	query;
-
-	query_init(&query, "UPDATE tenantmig.job SET summary = summary || "
-			   "jsonb_build_object('indexes', COALESCE(summary -> 'indexes', '{}') || "
-			   "jsonb_build_object($2, $3)) WHERE id = $1");
-	query_int8(&query, job);
-	query_text(&query, sql_relation(table));
-	query_text(&query, name);
-	(void) query_once(&query);
+					concurrently ? "CONCURRENTLY " : "", index_qualified_name(table, index));
 }
 
 /* --- the call -------------------------------------------------------- */
@@ -205,8 +162,8 @@ check_columns(Oid relid, List *columns, List *include, List **elements,
 }
 
 /* A name that no relation of the schema has, made as PostgreSQL makes it */
-static char *
-choose_name(Oid table, List *names)
+char *
+index_choose_name(Oid table, List *names)
 {
 	StringInfoData buf;
 	ListCell   *lc;
@@ -256,8 +213,8 @@ check_method(const char *method, bool is_unique, int columns, int included)
  * An index under the wanted name is an error unless an earlier job of ours is
  * about to build it or has built it, which job_submit() finds.
  */
-static void
-check_name_is_free(Oid relid, const char *name)
+void
+index_check_name_is_free(Oid relid, const char *name)
 {
 	Oid			other = get_relname_relid(name, get_rel_namespace(relid));
 
@@ -280,7 +237,7 @@ check_name_is_free(Oid relid, const char *name)
 static void
 check_definition(Jsonb *arguments, Oid relid, Oid am)
 {
-	char	   *sql = create_text(arguments, relid, "x", true);
+	char	   *sql = index_create_text(arguments, relid, "x", true);
 	List	   *raw = raw_parser(sql, RAW_PARSE_DEFAULT);
 	Identity	saved;
 	IndexStmt  *stmt;
@@ -397,7 +354,7 @@ tenantmig_create_index(PG_FUNCTION_ARGS)
 	if (id != 0)
 		PG_RETURN_INT64(id);
 	if (name)
-		check_name_is_free(relid, name);
+		index_check_name_is_free(relid, name);
 	else if (!request.dry_run &&
 			 OidIsValid(twin = find_twin_index(request.arguments, relid)))
 	{
@@ -406,242 +363,22 @@ tenantmig_create_index(PG_FUNCTION_ARGS)
 						sql_relation(twin)),
 				 errhint("Give a name to have another one all the same.")));
 		id = job_record(&request);
-		journal_name(id, relid, get_rel_name(twin));
+		index_journal(id, relid, get_rel_name(twin), twin);
 		job_record_end(id);
 		PG_RETURN_INT64(id);
 	}
 	PG_RETURN_INT64(job_submit(&request));
 }
 
-/* --- the work -------------------------------------------------------- */
-
 /* The wanted name for the table of the call, a derived one for its partitions */
-static char *
-name_for(const Job *job, Oid relid, Oid table)
+char *
+index_name_for(const Job *job, Oid relid, Oid table)
 {
 	char	   *name = json_text(job->arguments, "name");
 
 	if (name && table == relid)
 		return name;
-	return choose_name(table, json_list(job->arguments, "names"));
-}
-
-/* One table of the tree: the one of the call, or a partition at any depth */
-typedef struct Build
-{
-	Oid			table;
-	Oid			parent;			/* InvalidOid: the table of the call */
-	bool		partitioned;
-	char	   *relation;		/* NULL: dropped meanwhile */
-	char	   *name;
-	char	   *qualified;
-	char	   *create;
-	char	   *drop;
-	bool		exists;			/* an index of that name, on that table */
-	bool		valid;
-} Build;
-
-static bool
-index_is_on(Oid index, Oid table)
-{
-	char		relkind = get_rel_relkind(index);
-
-	return (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX) &&
-		IndexGetRelation(index, true) == table;
-}
-
-/*
- * Settle the name of the index of one table and look at what is there.  The
- * first time, the name must be free; it is written down before the build.
- */
-static void
-look_body(JobRun *run, void *arg)
-{
-	Build	   *b = arg;
-	Oid			index;
-
-	run_check_request(run);
-	MemoryContextSwitchTo(run->context);
-	b->exists = b->valid = false;
-	b->relation = sql_relation(b->table);
-	if (b->relation == NULL)
-		return;
-	b->name = journaled_name(run->job->id, b->table);
-	if (b->name == NULL)
-	{
-		b->name = name_for(run->job, run->relid, b->table);
-		check_name_is_free(b->table, b->name);
-		journal_name(run->job->id, b->table, b->name);
-	}
-	b->qualified = index_name(b->table, b->name);
-	b->create = create_text(run->job->arguments, b->table, b->name, b->partitioned);
-	b->drop = drop_text(b->table, b->name, !b->partitioned);
-	index = get_relname_relid(b->name, get_rel_namespace(b->table));
-	b->exists = OidIsValid(index) && index_is_on(index, b->table);
-	b->valid = b->exists && get_index_isvalid(index);
-	if (OidIsValid(index) && !b->exists)
-		check_name_is_free(b->table, b->name);
-}
-
-static void
-look(JobRun *run, Build *b)
-{
-	run_or_error(run, look_body, b);
-}
-
-/* Build the index of one table that holds rows, whatever an earlier attempt left */
-static void
-build_leaf(JobRun *run, void *arg)
-{
-	Build	   *b = arg;
-
-	look(run, b);
-	if (b->relation == NULL)
-		return;
-	if (b->exists && !b->valid)
-	{
-		run_set_phase(run, "dropping what an interrupted build left");
-		run_toplevel(run, b->relation, b->drop, NULL);
-		look(run, b);
-	}
-	if (!b->exists)
-	{
-		run_set_phase(run, "building index");
-		run_toplevel(run, b->relation, b->create, b->drop);
-		STOP_POINT("index-built");
-		look(run, b);
-	}
-	if (!b->valid)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("index %s is not valid after its build",
-						b->qualified),
-				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); drops it and builds it again.",
-						 run->job->id)));
-	run_toplevel_done(run, b->create);
-}
-
-/* A build that met a deadlock or the like is dropped and done again */
-static void
-build_leaf_patiently(JobRun *run, Build *b)
-{
-	for (int attempt = 0;; attempt++)
-	{
-		ErrorData  *error = run_catch(run, build_leaf, b);
-
-		if (error == NULL)
-			return;
-		if (!run_is_transient(error) || attempt >= setting_lock_retries)
-			ReThrowError(error);
-		run_rest(run, lock_backoff(attempt), error->message);
-	}
-}
-
-/*
- * The index of a partitioned table: empty, and invalid until all partitions
- * are attached, so a temporary step until then.  Undoing it takes those of the
- * partitions along.
- */
-static void
-create_parent(JobRun *run, Build *b)
-{
-	look(run, b);
-	if (b->relation != NULL && !b->exists)
-		run_statement(run, InvalidOid, ShareLock, b->create, b->drop, true);
-}
-
-/*
- * With the attachment, the index of the partition belongs to that of the
- * parent, whose inverse drops both; its own inverse could not be run any more.
- */
-static void
-attach_body(JobRun *run, void *arg)
-{
-	const Build *b = arg;
-	char	   *parent_name = journaled_name(run->job->id, b->parent);
-	Oid			index;
-
-	run_check_request(run);
-	if (parent_name == NULL || sql_relation(b->table) == NULL)
-		return;
-	index = get_relname_relid(b->name, get_rel_namespace(b->table));
-	if (!OidIsValid(index) || get_rel_relispartition(index))
-		return;
-	run_statement_within(run, InvalidOid, ShareUpdateExclusiveLock,
-						 psprintf("ALTER INDEX %s ATTACH PARTITION %s",
-								  index_name(b->parent, parent_name),
-								  index_name(b->table, b->name)),
-						 NULL, false);
-	step_forget_inverse(run->job->id, b->create);
-}
-
-/* All are valid: the indexes of the partitioned tables stay */
-static void
-keep_parents_body(JobRun *run, void *arg)
-{
-	ListCell   *lc;
-
-	foreach(lc, (List *) arg)
-	{
-		Build	   *b = lfirst(lc);
-
-		if (b->partitioned && b->create)
-			step_keep(run->job->id, b->create);
-	}
-}
-
-/* All tables of the tree, parents before their children */
-static void
-tree_body(JobRun *run, void *arg)
-{
-	List	  **builds = arg;
-	ListCell   *lc;
-
-	MemoryContextSwitchTo(run->context);
-	foreach(lc, get_rel_relkind(run->relid) == RELKIND_PARTITIONED_TABLE
-			? target_tree(run->relid) : list_make1_oid(run->relid))
-	{
-		Build	   *b = palloc0(sizeof(Build));
-
-		b->table = lfirst_oid(lc);
-		b->partitioned = get_rel_relkind(b->table) == RELKIND_PARTITIONED_TABLE;
-		if (b->table != run->relid)
-			b->parent = get_partition_parent(b->table, true);
-		*builds = lappend(*builds, b);
-	}
-}
-
-static void
-verify_body(JobRun *run, void *arg)
-{
-	if (!index_holds(run->job, run->relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the index on %s is not valid", job_relation_text(run->job)),
-				 errdetail("A partition may have been added or detached meanwhile."),
-				 errhint("SELECT tenantmig.retry(" INT64_FORMAT ");", run->job->id)));
-}
-
-/* Partitions that are made meanwhile get their index from the parent's */
-static void
-index_run(JobRun *run)
-{
-	List	   *builds = NIL;
-	ListCell   *lc;
-
-	run_or_error(run, tree_body, &builds);
-	foreach(lc, builds)
-		if (((Build *) lfirst(lc))->partitioned)
-			create_parent(run, lfirst(lc));
-	STOP_POINT("index-parent-created");
-	foreach(lc, builds)
-		if (!((Build *) lfirst(lc))->partitioned)
-			build_leaf_patiently(run, lfirst(lc));
-	run_set_phase(run, "attaching partitions");
-	for (int i = list_length(builds) - 1; i > 0; i--)
-		run_patiently(run, attach_body, list_nth(builds, i));
-	run_or_error(run, verify_body, NULL);
-	run_bookkeeping(run, keep_parents_body, builds);
+	return index_choose_name(table, json_list(job->arguments, "names"));
 }
 
 /* --- plan and holds -------------------------------------------------- */
@@ -650,13 +387,13 @@ static void
 plan_table(const Job *job, Oid relid, Oid table, double *rows, int64 *blocks)
 {
 	bool		partitioned = get_rel_relkind(table) == RELKIND_PARTITIONED_TABLE;
-	char	   *name = name_for(job, relid, table);
+	char	   *name = index_name_for(job, relid, table);
 	Relation	relation = table_open(table, AccessShareLock);
 
 	(void) step_write(job->id, partitioned ? STEP_STATEMENT : STEP_TOPLEVEL,
 					  sql_relation(table), "planned",
-					  create_text(job->arguments, table, name, partitioned),
-					  drop_text(table, name, !partitioned), false,
+					  index_create_text(job->arguments, table, name, partitioned),
+					  index_drop_text(table, name, !partitioned), false,
 					  partitioned ? ShareLock : ShareUpdateExclusiveLock);
 	if (!partitioned)
 	{
@@ -687,23 +424,10 @@ index_plan(const Job *job, Oid relid)
 	return json_end(plan);
 }
 
-/* The index of the table of the call is there and valid; that of a partitioned
- * table is so only if those of all partitions are */
-static bool
-index_holds(const Job *job, Oid relid)
-{
-	char	   *name = journaled_name(job->id, relid);
-	Oid			index;
-
-	if (name == NULL)
-		return false;
-	index = get_relname_relid(name, get_rel_namespace(relid));
-	return OidIsValid(index) && index_is_on(index, relid) && get_index_isvalid(index);
-}
-
 const StepOps index_ops = {
 	.kind = "create_index",
 	.plan = index_plan,
 	.run = index_run,
 	.holds = index_holds,
+	.undo_toplevel = index_undo,
 };
