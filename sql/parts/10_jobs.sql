@@ -66,6 +66,7 @@ COMMENT ON SCHEMA tenantmig IS
 CREATE TABLE tenantmig.job (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text NOT NULL,
+    relid oid NOT NULL DEFAULT 0,
     schema_name name,
     relation_name name,
     arguments jsonb NOT NULL DEFAULT '{}',
@@ -94,10 +95,11 @@ CREATE TABLE tenantmig.job (
     error_detail text,
     error_hint text
 );
-CREATE INDEX job_relation ON tenantmig.job (schema_name, relation_name);
+CREATE INDEX job_relid ON tenantmig.job (relid);
 CREATE INDEX job_open ON tenantmig.job (id)
     WHERE state OPERATOR(pg_catalog.=) ANY ('{queued,running,paused}'::text[]);
 COMMENT ON TABLE tenantmig.job IS 'One row for each job; look at it through tenantmig.jobs';
+COMMENT ON COLUMN tenantmig.job.relid IS 'The table, in the database that the job was recorded in; elsewhere the names count';
 COMMENT ON COLUMN tenantmig.job.request IS 'What pause() or cancel() asked of a running job';
 COMMENT ON COLUMN tenantmig.job.target IS 'The job that an undo works on';
 COMMENT ON COLUMN tenantmig.job.depends IS 'Earlier jobs on the same or a referenced table that must succeed first';
@@ -177,10 +179,10 @@ AS 'MODULE_PATHNAME', 'tenantmig_job_pid';
 COMMENT ON FUNCTION tenantmig.job_pid(bigint) IS
 'The process that works on a job, or NULL';
 
-CREATE FUNCTION tenantmig.job_visible(caller oid, home bigint, schema_name name, relation_name name)
+CREATE FUNCTION tenantmig.job_visible(caller oid, home bigint, relid oid)
 RETURNS boolean LANGUAGE c STABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'tenantmig_job_visible';
-COMMENT ON FUNCTION tenantmig.job_visible(oid, bigint, name, name) IS
+COMMENT ON FUNCTION tenantmig.job_visible(oid, bigint, oid) IS
 'Whether the current role may see a job: its own, and those on tables it owns';
 
 CREATE VIEW tenantmig.jobs WITH (security_barrier) AS
@@ -201,20 +203,20 @@ SELECT j.id, j.kind,
 FROM tenantmig.job j
      LEFT JOIN tenantmig.job_progress p ON p.job OPERATOR(pg_catalog.=) j.id
      CROSS JOIN LATERAL (SELECT tenantmig.job_state(j.id) AS state OFFSET 0) s
-WHERE tenantmig.job_visible(j.caller, j.home, j.schema_name, j.relation_name);
+WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.jobs IS 'All jobs of your own and on tables you own, and what to do next';
 
 CREATE VIEW tenantmig.job_steps WITH (security_barrier) AS
 SELECT s.job, s."position", s.kind, s.relation, s.state, s.statement, s.inverse,
        s.started_at, s.finished_at, s.lock_mode
 FROM tenantmig.job_step s JOIN tenantmig.job j ON j.id OPERATOR(pg_catalog.=) s.job
-WHERE tenantmig.job_visible(j.caller, j.home, j.schema_name, j.relation_name);
+WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.job_steps IS 'What each job did or would do, and the statement that takes it back';
 
 CREATE VIEW tenantmig.job_errors WITH (security_barrier) AS
 SELECT e.job, e.relation, e.key, e.sqlstate, e.message, e.at
 FROM tenantmig.job_error e JOIN tenantmig.job j ON j.id OPERATOR(pg_catalog.=) e.job
-WHERE tenantmig.job_visible(j.caller, j.home, j.schema_name, j.relation_name);
+WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.job_errors IS 'Rows that could not be changed, and attempts that failed';
 
 CREATE VIEW tenantmig.stat_progress WITH (security_barrier) AS
@@ -249,7 +251,7 @@ FROM tenantmig.job j
                JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) bp.pid
           LIMIT 1) b ON true
 WHERE j.state OPERATOR(pg_catalog.=) ANY ('{queued,running,paused}'::text[])
-      AND tenantmig.job_visible(j.caller, j.home, j.schema_name, j.relation_name);
+      AND tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.stat_progress IS 'Jobs that are not ended: how far, how fast, what they wait for and who blocks them';
 
 GRANT USAGE ON SCHEMA tenantmig TO PUBLIC;

@@ -40,7 +40,7 @@
 	"id, kind, schema_name::text, relation_name::text, arguments, options, " \
 	"state, request, target, undone_by, search_path, caller, owner, " \
 	"owner_name::text, home, attempts, stalled, " \
-	"sqlstate, error, error_detail, error_hint "
+	"sqlstate, error, error_detail, error_hint, relid "
 
 static Job *
 job_from_row(uint64 row)
@@ -70,6 +70,7 @@ job_from_row(uint64 row)
 	job->error = query_get_text(row, 19);
 	job->error_detail = query_get_text(row, 20);
 	job->error_hint = query_get_text(row, 21);
+	job->relid = query_get_oid(row, 22);
 	return job;
 }
 
@@ -83,6 +84,7 @@ job_read(int64 id)
 	query_init(&query, "SELECT " JOB_COLUMNS
 			   "FROM tenantmig.job WHERE id = $1");
 	query_int8(&query, id);
+	query.latest = true;
 	SPI_connect();
 	if (query_run(&query) > 0)
 	{
@@ -94,35 +96,29 @@ job_read(int64 id)
 }
 
 /*
- * Whether the current user may see a job.  The rights of the role that
- * recorded it count only where it was recorded: in a restored database its
- * OID may be somebody else's.
+ * Whether the current user may see a job: his own and those on tables he owns.
+ * Roles and tables are known by their OIDs, which say nothing where a job was
+ * restored: there it is for superusers to look at.  A table that was dropped
+ * and made again is another one.
  */
 static bool
-job_visible(Oid caller, bool at_home, const char *schema_name,
-			const char *relation_name)
+job_visible(Oid caller, bool at_home, Oid relid)
 {
 	if (superuser())
 		return true;
-	if (at_home && SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(caller)) &&
+	if (!at_home)
+		return false;
+	if (SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(caller)) &&
 		has_privs_of_role(GetUserId(), caller))
 		return true;
-	if (relation_name)
-	{
-		Oid			schema = get_namespace_oid(schema_name, true);
-		Oid			relid = OidIsValid(schema)
-			? get_relname_relid(relation_name, schema) : InvalidOid;
-
-		return OidIsValid(relid) && relation_ownercheck(relid, GetUserId());
-	}
-	return false;
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) &&
+		relation_ownercheck(relid, GetUserId());
 }
 
 bool
 job_is_visible(const Job *job)
 {
-	return job_visible(job->caller, job->at_home, job->schema_name,
-					   job->relation_name);
+	return job_visible(job->caller, job->at_home, job->relid);
 }
 
 static void
@@ -157,8 +153,7 @@ tenantmig_job_visible(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PG_RETURN_BOOL(job_visible(PG_GETARG_OID(0),
 							   PG_GETARG_INT64(1) == identity_home(),
-							   PG_ARGISNULL(2) ? NULL : NameStr(*PG_GETARG_NAME(2)),
-							   PG_ARGISNULL(3) ? NULL : NameStr(*PG_GETARG_NAME(3))));
+							   PG_ARGISNULL(2) ? InvalidOid : PG_GETARG_OID(2)));
 }
 
 char *
@@ -171,20 +166,29 @@ job_relation_text(const Job *job)
 Oid
 job_relation(const Job *job)
 {
-	Oid			schema;
 	Oid			relid = InvalidOid;
 
 	if (job->relation_name == NULL)
 		return InvalidOid;
-	schema = get_namespace_oid(job->schema_name, true);
-	if (OidIsValid(schema))
-		relid = get_relname_relid(job->relation_name, schema);
+	if (job->at_home)
+	{
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(job->relid)))
+			relid = job->relid;
+	}
+	else
+	{
+		Oid			schema = get_namespace_oid(job->schema_name, true);
+
+		if (OidIsValid(schema))
+			relid = get_relname_relid(job->relation_name, schema);
+	}
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation %s does not exist", job_relation_text(job)),
-				 errdetail("Job " INT64_FORMAT " was recorded for a relation of that name.", job->id),
-				 errhint("If it was renamed, give it this name again, or call the function of the job with the new one.")));
+				 errdetail("Job " INT64_FORMAT " was recorded for it; a relation that was made again under its name is another one.",
+						   job->id),
+				 errhint("Call the function of the job for the relation that is there.")));
 	return relid;
 }
 
@@ -224,23 +228,18 @@ job_find_twin(const JobRequest *request)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OwnQuery	query;
-	char	   *schema_name;
-	char	   *relation_name;
 	Job		   *twin = NULL;
 
-	job_relation_names(request->relid, &schema_name, &relation_name);
 	query_init(&query, "SELECT " JOB_COLUMNS "FROM tenantmig.job "
-			   "WHERE kind = $1 AND schema_name IS NOT DISTINCT FROM $2 "
-			   "AND relation_name IS NOT DISTINCT FROM $3 "
-			   "AND arguments = $4 AND target IS NOT DISTINCT FROM $5 "
-			   "AND undone_by IS NULL AND home = $6 "
+			   "WHERE kind = $1 AND relid = $2 "
+			   "AND arguments = $3 AND target IS NOT DISTINCT FROM $4 "
+			   "AND undone_by IS NULL AND home = $5 "
 			   "AND state IN ('queued', 'running', 'paused', 'succeeded') "
 			   "AND NOT EXISTS (SELECT FROM tenantmig.job u WHERE u.kind = 'undo' "
 			   " AND u.target = job.id AND u.state IN ('queued', 'running', 'paused')) "
 			   "ORDER BY id DESC LIMIT 1");
 	query_text(&query, request->kind);
-	query_name(&query, schema_name);
-	query_name(&query, relation_name);
+	query_oid(&query, request->relid);
 	query_jsonb(&query, request->arguments);
 	query_datum(&query, INT8OID, Int64GetDatum(request->target),
 				request->target == 0);
@@ -323,19 +322,20 @@ job_failed(int64 id, const ErrorData *error)
 }
 
 void
-job_requeued(int64 id, Oid caller, const char *search_path)
+job_requeued(int64 id, Oid caller, const char *search_path, Oid relid)
 {
 	OwnQuery	query;
 
 	query_init(&query, "UPDATE tenantmig.job SET state = 'queued', "
 			   "request = NULL, stalled = 0, caller = $2, home = $3, "
 			   "queued_at = clock_timestamp(), finished_at = NULL, "
-			   "search_path = CASE WHEN home = $3 THEN search_path ELSE $4 END "
-			   "WHERE id = $1");
+			   "search_path = CASE WHEN home = $3 THEN search_path ELSE $4 END, "
+			   "relid = $5 WHERE id = $1");
 	query_int8(&query, id);
 	query_oid(&query, caller);
 	query_int8(&query, identity_home());
 	query_text(&query, search_path);
+	query_oid(&query, relid);
 	(void) query_once(&query);
 }
 
@@ -361,43 +361,56 @@ job_set_undone(int64 id, int64 undone_by)
 	(void) query_once(&query);
 }
 
-/* Part of a name, quoted or not, or of a qualified one */
+/* Part of a name that is not quoted, or of a qualified one */
 static bool
 is_name_byte(char c)
 {
 	return IS_HIGHBIT_SET(c) || isalnum((unsigned char) c) ||
-		strchr("_$\".", c) != NULL;
+		(c != '\0' && strchr("_$\".", c) != NULL);
 }
 
-/* A statement of ours with another name for a relation */
+/*
+ * A statement of ours with another name for a relation.  The name stands where
+ * a token begins; what is within quotes, be it an identifier or a literal that
+ * contains the name, is none of our business, whatever it says.
+ */
 static char *
 rename_in_statement(const char *statement, const char *old, const char *new)
 {
 	StringInfoData buf;
-	const char *from = statement;
+	size_t		length = strlen(old);
 	const char *at = statement;
 
 	initStringInfo(&buf);
-	while ((at = strstr(at, old)) != NULL)
+	while (*at)
 	{
-		const char *behind = at + strlen(old);
+		const char *end = at + 1;
 
-		if ((at > statement && is_name_byte(at[-1])) ||
-			(*behind && is_name_byte(*behind)))
+		if ((at == statement || !is_name_byte(at[-1])) &&
+			strncmp(at, old, length) == 0 && !is_name_byte(at[length]))
 		{
-			at++;
+			appendStringInfoString(&buf, new);
+			at += length;
 			continue;
 		}
-		appendBinaryStringInfo(&buf, from, (int) (at - from));
-		appendStringInfoString(&buf, new);
-		from = at = behind;
+		/* to the closing quote; a doubled one opens the next at once */
+		if (*at == '"' || *at == '\'')
+		{
+			while (*end && *end != *at)
+				end++;
+			if (*end)
+				end++;
+		}
+		appendBinaryStringInfo(&buf, at, (int) (end - at));
+		at = end;
 	}
-	appendStringInfoString(&buf, from);
 	return buf.data;
 }
 
-/* The inverses must find the table under its new name; the statements stay
- * what was run */
+/*
+ * The inverses must find the table under its new name, and the step that all
+ * batches are one of must be found again; other statements stay what was run.
+ */
 static void
 rename_in_steps(int64 id, const char *old, const char *new)
 {
@@ -409,7 +422,8 @@ rename_in_steps(int64 id, const char *old, const char *new)
 		OwnQuery	query;
 
 		query_init(&query, "UPDATE tenantmig.job_step SET inverse = $3, "
-				   "relation = CASE WHEN relation = $4 THEN $5 ELSE relation END "
+				   "relation = CASE WHEN relation = $4 THEN $5 ELSE relation END, "
+				   "statement = CASE WHEN kind = 'batches' THEN $6 ELSE statement END "
 				   "WHERE job = $1 AND position = $2");
 		query_int8(&query, id);
 		query_int4(&query, step->position);
@@ -417,6 +431,7 @@ rename_in_steps(int64 id, const char *old, const char *new)
 				   : rename_in_statement(step->inverse, old, new));
 		query_text(&query, old);
 		query_text(&query, new);
+		query_text(&query, rename_in_statement(step->statement, old, new));
 		(void) query_once(&query);
 	}
 }

@@ -99,7 +99,8 @@ wrong_state(const Job *job, const char *state, const char *what)
 static void
 requeue(const Job *job)
 {
-	job_requeued(job->id, GetUserId(), namespace_search_path);
+	job_requeued(job->id, GetUserId(), namespace_search_path,
+				 job_relation(job));
 	worker_ask_at_commit(job->id);
 }
 
@@ -486,6 +487,9 @@ look(int64 id, char **told, bool nudge)
 	bool		failed;
 	char	   *text;
 
+	/* it ended between two looks: what it ended with is in the row by now */
+	if (!is(state, job->state))
+		job = job_get(id);
 	raise_job_error(job, state);
 	if (is(state, "succeeded"))
 		return true;
@@ -578,7 +582,7 @@ tenantmig_run(PG_FUNCTION_ARGS)
 				 errhint("First: CALL tenantmig.run(" INT64_FORMAT ");", other)));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	if (is(job->state, "paused"))
-		job_requeued(id, GetUserId(), namespace_search_path);
+		job_requeued(id, GetUserId(), namespace_search_path, job_relation(job));
 	SPI_commit();
 	switch (job_run(id, true))
 	{
@@ -613,7 +617,14 @@ tenantmig_purge_jobs(PG_FUNCTION_ARGS)
 	SPI_connect();
 	query_init(&query, "SELECT id FROM tenantmig.job "
 			   "WHERE state IN ('planned', 'succeeded', 'failed', 'cancelled') "
-			   "AND COALESCE(finished_at, created_at) < now() - $1 ORDER BY id");
+			   "AND COALESCE(finished_at, created_at) < now() - $1 "
+	/* a fill trigger that is still there reads its job */
+			   "AND NOT EXISTS (SELECT FROM pg_trigger t "
+			   " JOIN pg_proc p ON p.oid = t.tgfoid "
+			   " JOIN pg_namespace n ON n.oid = p.pronamespace "
+			   " WHERE n.nspname = 'tenantmig' AND p.proname = 'fill_tenant' "
+			   " AND t.tgargs = job.id::text::bytea || decode('00', 'hex')) "
+			   "ORDER BY id");
 	query_datum(&query, INTERVALOID, PG_GETARG_DATUM(0), false);
 	count = query_run(&query);
 	ids = palloc(sizeof(int64) * Max(count, 1));

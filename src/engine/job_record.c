@@ -18,16 +18,15 @@
 #include "engine/worker.h"
 
 static Datum
-oid_names_array(List *relids)
+oid_array(List *oids)
 {
-	ArrayBuildState *state = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	Datum	   *values = palloc(sizeof(Datum) * Max(1, list_length(oids)));
 	ListCell   *lc;
 
-	foreach(lc, relids)
-		state = accumArrayResult(state,
-								 CStringGetTextDatum(sql_relation(lfirst_oid(lc))),
-								 false, TEXTOID, CurrentMemoryContext);
-	return makeArrayResult(state, CurrentMemoryContext);
+	foreach(lc, oids)
+		values[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
+	return PointerGetDatum(construct_array(values, list_length(oids), OIDOID,
+										   sizeof(Oid), true, TYPALIGN_INT));
 }
 
 static Oid
@@ -64,13 +63,13 @@ insert_job(const JobRequest *request, const char *state)
 	query_init(&query,
 			   "INSERT INTO tenantmig.job (kind, schema_name, relation_name, "
 			   "arguments, options, state, target, caller, owner, owner_name, "
-			   "search_path, home, queued_at, depends) "
-			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
+			   "search_path, home, relid, queued_at, depends) "
+			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, "
 			   "CASE WHEN $6 = 'queued' THEN clock_timestamp() END, "
 			   "COALESCE((SELECT array_agg(d.id ORDER BY d.id) "
 			   " FROM tenantmig.job d WHERE d.home = $12 "
 			   " AND d.state IN ('queued', 'running', 'paused') "
-			   " AND format('%I.%I', d.schema_name, d.relation_name) = ANY ($13)), '{}') "
+			   " AND d.relid = ANY ($13)), '{}') "
 			   "RETURNING id");
 	query_text(&query, request->kind);
 	query_name(&query, schema_name);
@@ -86,7 +85,8 @@ insert_job(const JobRequest *request, const char *state)
 	query_name(&query, GetUserNameFromId(owner, false));
 	query_text(&query, namespace_search_path);
 	query_int8(&query, identity_home());
-	query_datum(&query, TEXTARRAYOID, oid_names_array(touches), false);
+	query_datum(&query, OIDARRAYOID, oid_array(touches), false);
+	query_oid(&query, request->relid);
 
 	SPI_connect();
 	query_run(&query);

@@ -30,6 +30,7 @@ query_init(OwnQuery *query, const char *sql)
 {
 	query->sql = sql;
 	query->nargs = 0;
+	query->latest = false;
 }
 
 void
@@ -138,8 +139,18 @@ query_run(OwnQuery *query)
 	int			result;
 
 	identity_enter_extension(&saved);
-	result = SPI_execute_plan(get_plan(query), query->values, query->nulls,
-							  false, 0);
+	if (query->latest)
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+		result = SPI_execute_snapshot(get_plan(query), query->values,
+									  query->nulls, snapshot, InvalidSnapshot,
+									  true, false, 0);
+		UnregisterSnapshot(snapshot);
+	}
+	else
+		result = SPI_execute_plan(get_plan(query), query->values,
+								  query->nulls, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not run: %s: %s", SPI_result_code_string(result),
 			 query->sql);

@@ -17,6 +17,8 @@ typedef struct OwnQuery
 	Oid			types[QUERY_MAX_ARGS];
 	Datum		values[QUERY_MAX_ARGS];
 	char		nulls[QUERY_MAX_ARGS];
+	bool		latest;			/* see what has been committed by now, also in
+								 * a transaction that keeps its snapshot */
 } OwnQuery;
 
 extern void query_init(OwnQuery *query, const char *sql);

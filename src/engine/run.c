@@ -307,18 +307,17 @@ write_progress_body(JobRun *run, void *arg)
 	run_write_progress(run);
 }
 
-/* Whether it is another one than before */
-static bool
+static void
 remember_reason(JobRun *run, const char *reason)
 {
 	char	   *old = run->progress.throttle_reason;
 
 	if (old && strcmp(reason, old) == 0)
-		return false;
+		return;
 	run->progress.throttle_reason = MemoryContextStrdup(run->context, reason);
+	run->reason_untold = true;
 	if (old)
 		pfree(old);
-	return true;
 }
 
 void
@@ -337,7 +336,9 @@ run_forget_throttle(JobRun *run)
 void
 run_rest(JobRun *run, int ms, const char *reason)
 {
-	if (remember_reason(run, reason) && ms >= 1000)
+	/* the rests before this one may have been too short to tell it */
+	remember_reason(run, reason);
+	if (run->reason_untold && ms >= 1000)
 		run_bookkeeping(run, write_progress_body, NULL);
 	while (ms > 0)
 	{
@@ -393,6 +394,7 @@ run_write_progress(JobRun *run)
 	SPI_connect();
 	query_run(&query);
 	SPI_finish();
+	run->reason_untold = false;
 }
 
 void

@@ -30,6 +30,7 @@ typedef struct JobRun
 	bool		foreground;		/* CALL run(), in a session of the user's */
 	bool		cancelling;		/* only to clean up */
 	bool		ending;			/* cleaning up, which does not give up */
+	bool		reason_untold;	/* the row has another throttle_reason */
 	bool		lost;			/* the claim: the row is not to be written */
 	MemoryContext context;		/* lives as long as the run */
 	MemoryContext scratch;		/* reset before every transaction */

@@ -176,19 +176,26 @@ failed_body(JobRun *run, void *arg)
 				  unpack_sql_state(error->sqlerrcode), error->message);
 }
 
+typedef struct PauseArg
+{
+	ErrorData  *error;			/* NULL: as it was asked for */
+	bool		cancelled;		/* somebody has asked for more meanwhile */
+} PauseArg;
+
 static void
 paused_body(JobRun *run, void *arg)
 {
-	ErrorData  *error = arg;
+	PauseArg   *a = arg;
 	OwnQuery	query;
 
 	forget_reason(run->job->id);
 	query_init(&query, "UPDATE tenantmig.job SET state = 'paused', request = NULL, "
-			   "sqlstate = $2, error = $3 WHERE id = $1");
+			   "sqlstate = $2, error = $3 "
+			   "WHERE id = $1 AND request IS DISTINCT FROM 'cancel'");
 	query_int8(&query, run->job->id);
-	query_text(&query, error ? unpack_sql_state(error->sqlerrcode) : NULL);
-	query_text(&query, error ? error->message : NULL);
-	query_run(&query);
+	query_text(&query, a->error ? unpack_sql_state(a->error->sqlerrcode) : NULL);
+	query_text(&query, a->error ? a->error->message : NULL);
+	a->cancelled = query_run(&query) == 0;
 }
 
 static void
@@ -207,8 +214,15 @@ clean_up_work(JobRun *run, void *arg)
 static void
 clean_up_after_error(JobRun *run)
 {
-	ErrorData  *error = run_catch(run, clean_up_work, NULL);
+	ErrorData  *error;
 
+	/* whoever cancels once more does not mean the clean-up */
+	do
+	{
+		QueryCancelPending = false;
+		error = run_catch(run, clean_up_work, NULL);
+	} while (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+			 !run->lost && !run->foreground);
 	if (error)
 		run_error_row(run, job_relation_text(run->job), NULL,
 					  unpack_sql_state(error->sqlerrcode),
@@ -224,6 +238,23 @@ wants_a_person(const ErrorData *error)
 }
 
 static void
+end_cancelled(JobRun *run)
+{
+	clean_up_after_error(run);
+	run_bookkeeping(run, set_state_body, "cancelled");
+}
+
+static void
+end_paused(JobRun *run, ErrorData *error)
+{
+	PauseArg	arg = {.error = error};
+
+	run_bookkeeping(run, paused_body, &arg);
+	if (arg.cancelled)
+		end_cancelled(run);
+}
+
+static void
 end_with_error(JobRun *run, ErrorData *error)
 {
 	QueryCancelPending = false;
@@ -233,18 +264,14 @@ end_with_error(JobRun *run, ErrorData *error)
 	{
 		run_bookkeeping(run, request_body, NULL);
 		if (run->job->request && strcmp(run->job->request, "cancel") == 0)
-		{
-			clean_up_after_error(run);
-			run_bookkeeping(run, set_state_body, "cancelled");
-		}
+			end_cancelled(run);
 		else
-			run_bookkeeping(run, paused_body,
-							run->job->request ? NULL : error);
+			end_paused(run, run->job->request ? NULL : error);
 		return;
 	}
 	if (wants_a_person(error))
 	{
-		run_bookkeeping(run, paused_body, error);
+		end_paused(run, error);
 		return;
 	}
 	clean_up_after_error(run);

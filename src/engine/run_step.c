@@ -262,15 +262,14 @@ follow_relation_body(JobRun *run, void *arg)
 static void
 resolve_body(JobRun *run, void *arg)
 {
-	Oid			schema = InvalidOid;
+	Oid			owner;
 
 	run->owner = run->job->owner;
-	if (run->job->relation_name)
-		schema = get_namespace_oid(run->job->schema_name, true);
-	if (OidIsValid(schema))
-		run->relid = get_relname_relid(run->job->relation_name, schema);
-	if (OidIsValid(run->relid))
-		(void) run_find_owner(run->relid, &run->owner);
+	if (run_find_owner(run->job->relid, &owner))
+	{
+		run->relid = run->job->relid;
+		run->owner = owner;
+	}
 }
 
 void

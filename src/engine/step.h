@@ -33,6 +33,12 @@ typedef struct StepOps
 	/* Whether what a succeeded job did is still so; as the owner */
 	bool		(*holds) (const Job *job, Oid relid);
 
+	/*
+	 * Raise an error if taking back the job "target" would lose what others
+	 * have written since.  Within a transaction, before the first inverse.
+	 */
+	void		(*check_undo) (JobRun *run, const Job *target);
+
 	/* Take back a step of kind STEP_BATCHES of the job "target" */
 	void		(*undo_batches) (JobRun *run, const Job *target,
 								 const JobStep *step);

@@ -301,8 +301,7 @@ plan_steps(const Job *job, const Source *source, Oid relid, bool keep_trigger)
 									table);
 
 		(void) step_write(job->id, STEP_STATEMENT, table, "planned",
-						  source_create_trigger(source, lfirst_oid(lc), job->id,
-												job->search_path),
+						  source_create_trigger(source, lfirst_oid(lc), job->id),
 						  drop, true, ShareRowExclusiveLock);
 		drops = lappend(drops, drop);
 	}

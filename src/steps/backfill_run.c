@@ -17,10 +17,12 @@
  *				what is reported.
  *
  * A batch is one UPDATE of a range of blocks and the checkpoint row, in one
- * transaction: after a crash both are there or neither.  It waits for a locked
- * row no longer than half of deadlock_timeout, so that a deadlock is always
- * ours to resolve, then is rolled back and done again in a form that passes
- * over locked rows.
+ * transaction: after a crash both are there or neither.  While it waits for a
+ * locked row it keeps others waiting for all the rows that it has updated.  So
+ * it waits for a moment only, and the whole statement has a time limit, since
+ * moments add up; then it is rolled back and done again in a form that passes
+ * over locked rows.  The moment is shorter than deadlock_timeout, so that a
+ * deadlock is always ours to resolve.
  */
 #include "postgres.h"
 
@@ -41,6 +43,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "engine/compat.h"
@@ -60,6 +63,12 @@
 /* Sweeps that may leave as many rows behind as there were */
 #define VAIN_SWEEPS	5
 
+/* How long a batch that holds rows waits for one, in ms */
+#define ROW_LOCK_WAIT	10
+
+/* Batches that pass over locked rows at once, after one that ran into some */
+#define WARY_BATCHES	8
+
 /* One pass of one statement over the table */
 typedef struct Pass
 {
@@ -73,11 +82,14 @@ typedef struct Pass
 	bool		resumable;		/* its position goes into the checkpoint */
 	bool		count_rows;		/* its updates count as progress */
 	bool		measured;		/* its speed is the speed of the job */
+	bool		limited;		/* its batches have a time limit */
+	RowSetSize	sets;
 
 	/* the batch at hand */
 	RowSet		set;
 	bool		at_end;
 	bool		pass_over_locked;
+	int			wary;			/* so many more batches pass over locked rows */
 	Throttle	throttle;
 	BatchCost	cost;
 	TimestampTz started;
@@ -165,14 +177,68 @@ tid_datum(BlockNumber block)
 	return PointerGetDatum(tid);
 }
 
+/* --- the time limit of a batch --------------------------------------- */
+
+static TimeoutId batch_timeout = MAX_TIMEOUTS;
+static volatile sig_atomic_t batch_out_of_time = false;
+
+static void
+batch_timeout_handler(void)
+{
+	batch_out_of_time = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+}
+
+static void
+start_time_limit(const Pass *pass)
+{
+	batch_out_of_time = false;
+	if (!pass->limited || pass->pass_over_locked)
+		return;
+	if (batch_timeout == MAX_TIMEOUTS)
+		batch_timeout = RegisterTimeout(USER_TIMEOUT, batch_timeout_handler);
+	enable_timeout_after(batch_timeout, 2 * pass->throttle.batch_target + 100);
+}
+
+static void
+stop_time_limit(void)
+{
+	if (batch_timeout != MAX_TIMEOUTS)
+		disable_timeout(batch_timeout, false);
+}
+
 /*
- * Waiting for a row lock must end before the deadlock detector of another
- * session wakes up and ends that session instead of us.
+ * For the error that a batch ended with: whether it was the time limit.  An
+ * interrupt that comes at the same time is seen in the row of the job.
  */
+static bool
+take_out_of_time(const ErrorData *error)
+{
+	bool		result = batch_out_of_time &&
+		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+
+	stop_time_limit();
+	if (batch_out_of_time)
+		QueryCancelPending = false;
+	batch_out_of_time = false;
+	return result;
+}
+
+/*
+ * Waiting for a lock must end before the deadlock detector of another session
+ * wakes up and ends that session instead of us.
+ */
+static int
+batch_lock_timeout(void)
+{
+	return Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2));
+}
+
 static void
 set_batch_timeouts(const Pass *pass)
 {
-	lock_set_timeout(Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2)));
+	lock_set_timeout(batch_lock_timeout());
 	if (!pass->throttle.synchronous_commit && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
@@ -181,19 +247,40 @@ set_batch_timeouts(const Pass *pass)
 		elog(ERROR, "could not set constraints");
 }
 
+static SourceStatement
+passing_over_locked(SourceStatement what)
+{
+	switch (what)
+	{
+		case STATEMENT_FILL:
+			return STATEMENT_FILL_UNLOCKED;
+		case STATEMENT_ASSIGN:
+			return STATEMENT_ASSIGN_UNLOCKED;
+		case STATEMENT_UNFILL:
+			return STATEMENT_UNFILL_UNLOCKED;
+		default:
+			return what;
+	}
+}
+
 static void
 execute_batch(JobRun *run, Pass *pass, int64 *rows)
 {
-	SourceStatement what = pass->what == STATEMENT_FILL && pass->pass_over_locked
-		? STATEMENT_FILL_UNLOCKED : pass->what;
+	SourceStatement what = pass->pass_over_locked
+		? passing_over_locked(pass->what) : pass->what;
 	Datum		values[2];
 	Identity	saved;
 	int			result;
 
 	values[0] = tid_datum(pass->set.from);
-	values[1] = tid_datum(pass->set.until);
+	values[1] = tid_datum(pass->set.open ? MaxBlockNumber : pass->set.until);
+	if (!pass->pass_over_locked)
+		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
 	run_enter_owner(run, &saved);
+	start_time_limit(pass);
 	result = SPI_execute_plan(leaf_plan(run, pass, what), values, NULL, false, 0);
+	stop_time_limit();
+	CHECK_FOR_INTERRUPTS();
 	if (result < 0)
 		elog(ERROR, "could not run batch: %s", SPI_result_code_string(result));
 	identity_leave(&saved);
@@ -317,7 +404,9 @@ open_body(JobRun *run, void *arg)
 
 	throttle_read(&pass->throttle, run->job->options);
 	pass->cursor = pass->rows->open(run->context, run->relid, pass->start,
-									pass->throttle.max_rows_per_second > 0);
+									pass->sets == ROWS_ADAPTED &&
+									pass->throttle.max_rows_per_second > 0
+									? ROWS_FEW : pass->sets);
 }
 
 /*
@@ -328,12 +417,18 @@ open_body(JobRun *run, void *arg)
 static void
 batch_failed(JobRun *run, Pass *pass, ErrorData *error, int attempt)
 {
-	if (!run_is_transient(error) || attempt >= setting_lock_retries)
+	bool		out_of_time = take_out_of_time(error);
+
+	if (!out_of_time &&
+		(!run_is_transient(error) || attempt >= setting_lock_retries))
 		ReThrowError(error);
-	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE && !pass->pass_over_locked)
+	if ((out_of_time || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE) &&
+		!pass->pass_over_locked)
 	{
 		pass->pass_over_locked = true;
 		pass->passed_over = true;
+		if (pass->limited)
+			pass->wary = WARY_BATCHES;
 		return;
 	}
 	pass->rows->shrink(pass->cursor);
@@ -348,6 +443,10 @@ run_pass(JobRun *run, Pass *pass)
 	const BatchCost nothing = {0};
 	int			attempt = 0;
 
+	pass->updated = 0;
+	pass->passed_over = false;
+	pass->pass_over_locked = false;
+	pass->wary = 0;
 	run_set_phase(run, pass->phase);
 	run_or_error(run, open_body, pass);
 	throttle_wait(run, &nothing);
@@ -375,7 +474,9 @@ run_pass(JobRun *run, Pass *pass)
 		if (pass->at_end)
 			break;
 		attempt = 0;
-		pass->pass_over_locked = false;
+		if (pass->wary > 0)
+			pass->wary--;
+		pass->pass_over_locked = pass->wary > 0;
 		pass->updated += pass->cost.rows;
 		pass->rows->done(pass->cursor, &pass->set, pass->cost.ms,
 						 pass->throttle.batch_target);
@@ -435,8 +536,7 @@ resolve_body(JobRun *run, void *arg)
 
 		t->table = lfirst_oid(lc);
 		t->relation = sql_relation(t->table);
-		t->create = source_create_trigger(b->source, t->table, run->job->id,
-										  run->job->search_path);
+		t->create = source_create_trigger(b->source, t->table, run->job->id);
 		t->exists = OidIsValid(get_trigger_oid(t->table, b->trigger_name, true));
 		b->triggers = lappend(b->triggers, t);
 	}
@@ -512,6 +612,7 @@ fill_step_body(JobRun *run, void *arg)
 	FillStep   *step = arg;
 	Source	   *source = step->b->source;
 
+	run_follow_name(run);
 	(void) step_write(run->job->id, STEP_BATCHES, job_relation_text(run->job),
 					  step->state,
 					  psprintf("UPDATE %s SET %s = (%s), in batches",
@@ -553,18 +654,22 @@ fill_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
-		.measured = true,
+		.measured = true,.limited = true,
 	.resumable = true,.start = checkpoint_position(run)};
 
 	run_pass(run, &fill);
 }
 
-/* Rows that need a value; *unresolved: those that the source has none for */
+/*
+ * Rows that need a value; *unresolved: those that the source has none for.  A
+ * leaf is read with one snapshot, so that no row can be moved from what is to
+ * be read to what has been: the one scan that has to be long.
+ */
 static int64
 count_residue(JobRun *run, BackfillRun *b, int64 *unresolved)
 {
 	Pass		pass = {.what = STATEMENT_RESIDUE,.phase = "verifying",
-	.source = b->source,.rows = &range_cursor};
+	.source = b->source,.rows = &range_cursor,.sets = ROWS_WHOLE};
 
 	run_pass(run, &pass);
 	*unresolved = pass.counted[1];
@@ -679,23 +784,50 @@ join_texts(List *texts)
 	return buf.data;
 }
 
+/*
+ * A source may get a value for a row that was an orphan, or lose one, at any
+ * time.  So sweep and assign in turns, until a sweep has left nothing.
+ */
 static void
-handle_orphans(JobRun *run, BackfillRun *b, int64 orphans)
+assign_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 {
 	Pass		assign = {.what = STATEMENT_ASSIGN,.phase = "assigning orphans",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
+	int64		assigned = 0;
+	int64		residue = orphans;
+	int64		least = orphans;
+	int			vain = 0;
 
-	json_put_int(facts, "orphans", orphans);
-	if (b->options.on_orphan == ORPHAN_ASSIGN)
+	while (residue > 0)
 	{
 		run_pass(run, &assign);
-		json_put_int(facts, "rows_assigned", assign.updated);
-		run_note(run, json_end(facts));
-		return;
+		assigned += assign.updated;
+		if (assign.updated == 0 && assign.passed_over)
+			run_rest(run, lock_backoff(b->sweeps),
+					 "waiting for rows that other sessions have locked");
+		residue = sweep_and_verify(run, b);
+		if (residue < least)
+		{
+			least = residue;
+			vain = 0;
+		}
+		else if (!assign.passed_over && ++vain >= VAIN_SWEEPS)
+			raise_set_back(run, residue);
 	}
+	json_put_int(facts, "orphans", orphans);
+	json_put_int(facts, "rows_assigned", assigned);
+	run_note(run, json_end(facts));
+}
+
+static void
+handle_orphans(JobRun *run, BackfillRun *b, int64 orphans)
+{
+	JsonObject *facts = json_begin();
+
 	run_or_error(run, examples_body, b);
+	json_put_int(facts, "orphans", orphans);
 	json_put_int(facts, "residue", orphans);
 	run_note(run, json_end(facts));
 	if (b->options.on_orphan == ORPHAN_FAIL)
@@ -716,7 +848,6 @@ backfill_run(JobRun *run)
 {
 	BackfillRun b = {0};
 	int64		residue;
-	int64		unresolved;
 	JsonObject *facts = json_begin();
 
 	run_or_error(run, resolve_body, &b);
@@ -728,14 +859,13 @@ backfill_run(JobRun *run)
 	fill_rows(run, &b);
 	STOP_POINT("backfill-filled");
 	residue = sweep_and_verify(run, &b);
-	if (residue > 0)
+	if (residue > 0 && b.options.on_orphan == ORPHAN_ASSIGN)
 	{
-		handle_orphans(run, &b, residue);
-		residue = count_residue(run, &b, &unresolved);
-		if (residue > unresolved ||
-			(residue > 0 && b.options.on_orphan != ORPHAN_LEAVE))
-			raise_set_back(run, residue);
+		assign_orphans(run, &b, residue);
+		residue = 0;
 	}
+	else if (residue > 0)
+		handle_orphans(run, &b, residue);
 	STOP_POINT("backfill-verified");
 	write_fill_step(run, &b, "done");
 	if (b.options.keep_trigger)
@@ -755,6 +885,7 @@ typedef struct UndoArg
 	Source	   *source;
 	BackfillOptions options;
 	int64		already_same;
+	int64		filled;			/* rows that the target has changed */
 } UndoArg;
 
 static void
@@ -763,13 +894,42 @@ resolve_undo_body(JobRun *run, void *arg)
 	UndoArg    *a = arg;
 	Identity	saved;
 	Jsonb	   *summary = job_summary(a->target->id);
+	OwnQuery	query;
 
+	query_init(&query, "SELECT rows_done FROM tenantmig.job_progress WHERE job = $1");
+	query_int8(&query, a->target->id);
+	a->filled = query_run(&query) > 0 ? query_get_int8(0, 1, 0) : 0;
 	MemoryContextSwitchTo(run->context);
 	a->already_same = json_int(summary, "rows_already_same", 0);
 	run_enter_owner(run, &saved);
 	a->source = source_resolve(a->target->arguments, run->relid);
 	backfill_read_options(a->target->options, a->source, &a->options);
 	identity_leave(&saved);
+}
+
+/*
+ * What the source says today may not be what it said then, and rows may have
+ * been given to other tenants, or have come in, since: say how many rows it
+ * was that were taken back, and how many have a value still.
+ */
+static void
+note_undo(JobRun *run, const UndoArg *arg)
+{
+	Pass		count = {.what = STATEMENT_COUNT,.phase = "counting rows",
+		.source = arg->source,.rows = &range_cursor,
+	.orphan_value = arg->options.orphan_value};
+	JsonObject *facts = json_begin();
+	int64		changed = run->progress.rows_done;
+
+	run_pass(run, &count);
+	json_put_int(facts, "rows_changed", changed);
+	json_put_int(facts, "rows_left", count.counted[1]);
+	if (changed != arg->filled)
+		json_put_list(facts, "warnings",
+					  list_make1(psprintf("job " INT64_FORMAT " had given " INT64_FORMAT " rows a value, but " INT64_FORMAT " had the value that its source gives today and were taken back; " INT64_FORMAT " rows have a value still",
+										  arg->target->id, arg->filled, changed,
+										  count.counted[1])));
+	run_note(run, json_end(facts));
 }
 
 /*
@@ -782,8 +942,9 @@ void
 backfill_undo(JobRun *run, const Job *target, const JobStep *step)
 {
 	UndoArg		arg = {.target = target};
+	int			vain = 0;
 	Pass		pass = {.what = STATEMENT_UNFILL,.phase = "taking values back",
-		.measured = true,
+		.measured = true,.limited = true,
 	.rows = &range_cursor,.count_rows = true};
 
 	run_or_error(run, resolve_undo_body, &arg);
@@ -800,9 +961,11 @@ backfill_undo(JobRun *run, const Job *target, const JobStep *step)
 	pass.orphan_value = arg.options.orphan_value;
 	do
 	{
-		pass.cursor = NULL;
-		pass.updated = 0;
-		pass.passed_over = false;
 		run_pass(run, &pass);
-	} while (pass.updated > 0);
+		pass.limited = false;
+		if (pass.updated == 0 && pass.passed_over)
+			run_rest(run, lock_backoff(vain++),
+					 "waiting for rows that other sessions have locked");
+	} while (pass.updated > 0 || pass.passed_over);
+	note_undo(run, &arg);
 }

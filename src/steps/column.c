@@ -9,12 +9,15 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -27,6 +30,7 @@
 #include "engine/job.h"
 #include "engine/json.h"
 #include "engine/locks.h"
+#include "engine/query.h"
 #include "engine/sqltext.h"
 #include "steps/kinds.h"
 #include "steps/target.h"
@@ -175,15 +179,135 @@ tenantmig_add_tenant_column(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(id);
 }
 
+/*
+ * Whether new rows get the value, or something that is computed for each, as
+ * when somebody has since made the default the tenant of the session.
+ */
+static bool
+default_stands(Oid relid, const TargetColumn *column, const char *value)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+	Node	   *expression = build_column_default(relation, column->attnum);
+	bool		result = false;
+
+	if (expression)
+		expression = eval_const_expressions(NULL, expression);
+	if (expression && !IsA(expression, Const))
+		result = true;
+	else if (expression && !((Const *) expression)->constisnull)
+	{
+		TypeCacheEntry *type = lookup_type_cache(getBaseType(column->type),
+												 TYPECACHE_EQ_OPR_FINFO);
+
+		result = DatumGetBool(FunctionCall2Coll(&type->eq_opr_finfo,
+												column->collation,
+												((Const *) expression)->constvalue,
+												target_value(column, value)));
+	}
+	table_close(relation, NoLock);
+	return result;
+}
+
+/* The column may have been dropped since, and added again as something else */
 static bool
 column_holds(const Job *job, Oid relid)
 {
 	TargetColumn column;
+	char	   *value = json_text(job->arguments, "value");
 
-	return target_find_column(relid, json_text(job->arguments, "column"), &column);
+	if (!target_find_column(relid, json_text(job->arguments, "column"), &column) ||
+		strcmp(format_type_extended(column.type, -1, FORMAT_TYPE_FORCE_QUALIFY),
+			   json_text(job->arguments, "type")) != 0)
+		return false;
+	return value == NULL || default_stands(relid, &column, value);
+}
+
+/* --- undo ------------------------------------------------------------ */
+
+/* A child that has declared the column itself, or has it from another parent
+ * too, keeps it when the parent's is dropped */
+static bool
+goes_with_parent(Oid leaf, const char *name)
+{
+	HeapTuple	tuple = SearchSysCacheAttName(leaf, name);
+	Form_pg_attribute att;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	att = (Form_pg_attribute) GETSTRUCT(tuple);
+	result = !att->attislocal && att->attinhcount <= 1;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Rows with a value that dropping the column would lose */
+static int64
+count_written(JobRun *run, Oid leaf, const Job *target,
+			  const TargetColumn *column)
+{
+	const char *name = quote_identifier(json_text(target->arguments, "column"));
+	char	   *value = json_text(target->arguments, "value");
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT pg_catalog.count(*) FROM ONLY %s WHERE %s IS NOT NULL",
+					 sql_relation(leaf), name);
+	if (value)
+		appendStringInfo(&sql, " AND NOT (%s %s %s::%s)", name,
+						 sql_equality(column->type), sql_literal(value),
+						 column->type_name);
+	(void) run_sql(run, sql.data);
+	return query_get_int8(0, 1, 0);
+}
+
+/* Rows that backfills which have not been undone, as they failed, have filled */
+static int64
+count_filled(const Job *target)
+{
+	OwnQuery	query;
+
+	query_init(&query, "SELECT COALESCE(sum(p.rows_done), 0)::bigint "
+			   "FROM tenantmig.job j JOIN tenantmig.job_progress p ON p.job = j.id "
+			   "WHERE j.kind = 'backfill' AND j.id > $1 AND j.undone_by IS NULL "
+			   "AND j.relid = $2 AND j.arguments ->> 'column' = $3");
+	query_int8(&query, target->id);
+	query_oid(&query, target->relid);
+	query_text(&query, json_text(target->arguments, "column"));
+	query_run(&query);
+	return query_get_int8(0, 1, 0);
+}
+
+static void
+column_check_undo(JobRun *run, const Job *target)
+{
+	char	   *name = json_text(target->arguments, "column");
+	TargetColumn column;
+	int64		written = 0;
+	ListCell   *lc;
+
+	if (!OidIsValid(run->relid) ||
+		!target_find_column(run->relid, name, &column) ||
+		sql_equality(column.type) == NULL)
+		return;
+	foreach(lc, target_leaves(run->relid))
+		if (lfirst_oid(lc) == run->relid || goes_with_parent(lfirst_oid(lc), name))
+			written += count_written(run, lfirst_oid(lc), target, &column);
+	if (written <= count_filled(target))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot undo job " INT64_FORMAT ": column %s of %s has values that it has not given",
+					target->id, quote_identifier(name), job_relation_text(target)),
+			 errdetail_plural(INT64_FORMAT " row has one, which would be lost with the column.",
+							  INT64_FORMAT " rows have one, which would be lost with the column.",
+							  (unsigned long) written, written),
+			 errhint("Nothing was changed. If they may go: ALTER TABLE %s DROP COLUMN %s;",
+					 sql_relation(run->relid), quote_identifier(name))));
 }
 
 const StepOps column_ops = {
 	.kind = "add_tenant_column",
+	.check_undo = column_check_undo,
 	.holds = column_holds,
 };

@@ -4,10 +4,11 @@
  *
  * A leaf is cut at block boundaries and read by tid range scans, so that each
  * block is visited once, whatever keys the table has or has not, and however
- * its keys are spread.  The end of a leaf is its size when the pass comes to
- * it: rows that are added later have their value already, from the fill
- * trigger, and rows that an update moves behind or beyond the cursor are found
- * by the sweep that follows.
+ * its keys are spread.  The last set of a leaf has no upper end: a row that
+ * one update after the other moves to new blocks would outrun every pass that
+ * ends at a size read before.  So one snapshot sees all that is behind the
+ * cursor.  Rows that an update moves to blocks that have been visited are
+ * found by the sweep that follows.
  *
  * The number of blocks adapts to the execution time of the batch: it grows by
  * half at most, and shrinks to a tenth at once when a batch took much too
@@ -45,6 +46,7 @@ struct RowCursor
 	int			current;		/* index into leaves */
 	BlockNumber block;			/* next block of the current leaf */
 	double		size;			/* blocks in the next set */
+	bool		whole;
 };
 
 /*
@@ -68,7 +70,7 @@ leaf_size(const RowCursor *cursor, const Leaf *leaf)
 }
 
 static RowCursor *
-range_open(MemoryContext context, Oid relid, RowPosition from, bool small)
+range_open(MemoryContext context, Oid relid, RowPosition from, RowSetSize size)
 {
 	List	   *leaves = target_leaves(relid);
 	RowCursor  *cursor = MemoryContextAllocZero(context, sizeof(RowCursor));
@@ -76,7 +78,8 @@ range_open(MemoryContext context, Oid relid, RowPosition from, bool small)
 
 	cursor->context = context;
 	cursor->root = relid;
-	cursor->size = small ? 1 : FIRST_BLOCKS;
+	cursor->size = size == ROWS_FEW ? 1 : FIRST_BLOCKS;
+	cursor->whole = size == ROWS_WHOLE;
 	cursor->leaves = MemoryContextAllocZero(context,
 											sizeof(Leaf) * Max(1, list_length(leaves)));
 	foreach(lc, leaves)
@@ -100,23 +103,37 @@ range_open(MemoryContext context, Oid relid, RowPosition from, bool small)
 	return cursor;
 }
 
+/* Where the next set ends, if it does not end with the leaf */
+static BlockNumber
+set_end(const RowCursor *cursor, const Leaf *leaf)
+{
+	if (cursor->whole)
+		return leaf->end;
+	return (BlockNumber) Min((double) leaf->end,
+							 cursor->block + Max(1.0, cursor->size));
+}
+
 static bool
 range_next(RowCursor *cursor, RowSet *set)
 {
 	for (; cursor->current < cursor->count; cursor->current++, cursor->block = 0)
 	{
 		Leaf	   *leaf = &cursor->leaves[cursor->current];
+		BlockNumber size = leaf_size(cursor, leaf);
 
 		if (cursor->block == 0)
-			leaf->end = leaf_size(cursor, leaf);
-		else if (leaf_size(cursor, leaf) == 0)
-			continue;
-		if (cursor->block >= leaf->end)
+			leaf->end = size;
+		if (size == 0 || cursor->block >= leaf->end)
 			continue;
 		set->leaf = leaf->relid;
 		set->from = cursor->block;
-		set->until = (BlockNumber) Min((double) leaf->end,
-									   cursor->block + Max(1.0, cursor->size));
+		set->until = set_end(cursor, leaf);
+		if (set->until >= leaf->end)
+		{
+			leaf->end = Max(leaf->end, size);
+			set->until = set_end(cursor, leaf);
+		}
+		set->open = set->until >= leaf->end;
 		return true;
 	}
 	return false;

@@ -26,7 +26,16 @@ typedef struct RowSet
 	Oid			leaf;
 	BlockNumber from;
 	BlockNumber until;
+	bool		open;			/* and all that come behind "until" meanwhile */
 } RowSet;
+
+/* How large the sets of a cursor are */
+typedef enum RowSetSize
+{
+	ROWS_ADAPTED,				/* to the time that a set takes */
+	ROWS_FEW,					/* the same, and the first as small as can be */
+	ROWS_WHOLE					/* a leaf is one set, seen by one snapshot */
+} RowSetSize;
 
 typedef struct RowCursor RowCursor;
 
@@ -34,11 +43,10 @@ typedef struct RowCursorOps
 {
 	const char *name;			/* as in the option "method" */
 
-	/* A cursor over the leaves as they are now, from a position on; small: the
-	 * first sets are as small as can be.  Within a transaction; the cursor is
-	 * made in "context". */
+	/* A cursor over the leaves as they are now, from a position on.  Within a
+	 * transaction; the cursor is made in "context". */
 	RowCursor  *(*open) (MemoryContext context, Oid relid, RowPosition from,
-						 bool small);
+						 RowSetSize size);
 
 	/* The next set, not yet taken off; false at the end.  Within a
 	 * transaction: the leaf is locked and may be worked on. */

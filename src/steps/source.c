@@ -20,11 +20,13 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/analyze.h"
+#include "parser/parser.h"
 #include "parser/parsetree.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
@@ -99,6 +101,51 @@ new_value(const Source *source)
 	return NULL;
 }
 
+/*
+ * The same as the column will keep it: an assignment rounds and pads, and only
+ * what comes out of it can be compared with what is there.
+ */
+static char *
+stored_value(const Source *source)
+{
+	if (source->kind == SOURCE_VALUE)
+		return new_value(source);
+	return psprintf("CAST(%s AS %s)", new_value(source),
+					source->target.type_name);
+}
+
+/* Whether a cast to the column's type cuts off what an assignment rejects */
+static bool
+cast_truncates(const Source *source)
+{
+	int32		typmod = source->target.typmod;
+	Oid			type = getBaseTypeAndTypmod(source->target.type, &typmod);
+	char		category;
+	bool		preferred;
+
+	get_type_category_preferred(type, &category, &preferred);
+	return typmod >= 0 &&
+		(category == TYPCATEGORY_STRING || category == TYPCATEGORY_BITSTRING);
+}
+
+/* "the row has the value that the source gives"; for via, within the join */
+static char *
+equals_stored(const Source *source)
+{
+	char	   *column = own_column(source, source->column);
+	char	   *equal = psprintf("%s %s %s", column,
+								 sql_equality(source->target.type),
+								 stored_value(source));
+
+	if (source->kind == SOURCE_VALUE || !cast_truncates(source))
+		return equal;
+	/* only blanks may be cut off */
+	return psprintf("%s AND pg_catalog.rtrim(CAST(%s AS pg_catalog.text)) "
+					"OPERATOR(pg_catalog.=) "
+					"pg_catalog.rtrim(CAST(%s AS pg_catalog.text))",
+					equal, column, new_value(source));
+}
+
 static char *
 parent_from(const Source *source)
 {
@@ -133,7 +180,7 @@ has_value(const Source *source)
 {
 	if (source->kind == SOURCE_VALUE)
 		return "true";
-	return psprintf("NOT (%s)", is_unset(source, new_value(source)));
+	return psprintf("NOT (%s)", is_unset(source, stored_value(source)));
 }
 
 static char *
@@ -154,14 +201,11 @@ leaf_from(const Source *source, Oid leaf)
 static char *
 has_same_value(const Source *source)
 {
-	char	   *equality = sql_equality(source->target.type);
-	char	   *column = own_column(source, source->column);
-
 	if (source->kind == SOURCE_VIA)
-		return psprintf("EXISTS (SELECT FROM %s WHERE %s AND %s %s %s)",
-						parent_from(source), parent_join(source), column,
-						equality, new_value(source));
-	return psprintf("%s %s %s", column, equality, new_value(source));
+		return psprintf("EXISTS (SELECT FROM %s WHERE %s AND %s)",
+						parent_from(source), parent_join(source),
+						equals_stored(source));
+	return psprintf("(%s)", equals_stored(source));
 }
 
 /* "the row has a value that the job gives": from the source or as an orphan */
@@ -183,7 +227,7 @@ has_no_value(const Source *source)
 	if (source->kind == SOURCE_VALUE)
 		return "false";
 	if (source->kind == SOURCE_EXPRESSION)
-		return is_unset(source, new_value(source));
+		return is_unset(source, stored_value(source));
 	return psprintf("NOT EXISTS (SELECT FROM %s WHERE %s AND %s)",
 					parent_from(source), parent_join(source),
 					has_value(source));
@@ -191,28 +235,69 @@ has_no_value(const Source *source)
 
 /* --- statements ------------------------------------------------------ */
 
+/*
+ * Give the rows of a leaf for which a condition holds a value; unlocked: only
+ * those that nobody has locked.
+ */
+static void
+begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
+			 const char *from, const char *condition, bool unlocked)
+{
+	initStringInfo(buf);
+	appendStringInfo(buf, "UPDATE %s SET %s = %s", leaf_from(source, leaf),
+					 quote_identifier(source->column), value);
+	if (from)
+		appendStringInfo(buf, " FROM %s", from);
+	if (unlocked)
+		appendStringInfo(buf, " WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
+						 "SELECT %s.ctid FROM %s WHERE %s AND %s "
+						 "FOR NO KEY UPDATE SKIP LOCKED))",
+						 alias(source), alias(source), leaf_from(source, leaf),
+						 between_tids(source), condition);
+	else
+		appendStringInfo(buf, " WHERE %s", between_tids(source));
+	appendStringInfo(buf, " AND %s", condition);
+}
+
 static char *
 fill_statement(const Source *source, Oid leaf, bool unlocked)
 {
 	StringInfoData buf;
 
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "UPDATE %s SET %s = %s", leaf_from(source, leaf),
-					 quote_identifier(source->column), new_value(source));
-	if (source->kind == SOURCE_VIA)
-		appendStringInfo(&buf, " FROM %s", parent_from(source));
-	if (unlocked)
-		appendStringInfo(&buf, " WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
-						 "SELECT %s.ctid FROM %s WHERE %s AND %s "
-						 "FOR NO KEY UPDATE SKIP LOCKED))",
-						 alias(source), alias(source), leaf_from(source, leaf),
-						 between_tids(source), needs_value(source));
-	else
-		appendStringInfo(&buf, " WHERE %s", between_tids(source));
-	appendStringInfo(&buf, " AND %s AND %s", needs_value(source),
-					 has_value(source));
+	begin_update(&buf, source, leaf, new_value(source),
+				 source->kind == SOURCE_VIA ? parent_from(source) : NULL,
+				 needs_value(source), unlocked);
+	appendStringInfo(&buf, " AND %s", has_value(source));
 	if (source->kind == SOURCE_VIA)
 		appendStringInfo(&buf, " AND %s", parent_join(source));
+	return buf.data;
+}
+
+/* A row that has got a value in its source meanwhile is no orphan any more */
+static char *
+assign_statement(const Source *source, Oid leaf, const char *orphan_value,
+				 bool unlocked)
+{
+	StringInfoData buf;
+
+	begin_update(&buf, source, leaf, typed_literal(source, orphan_value), NULL,
+				 psprintf("%s AND %s", needs_value(source), has_no_value(source)),
+				 unlocked);
+	return buf.data;
+}
+
+static char *
+unfill_statement(const Source *source, Oid leaf, const char *orphan_value,
+				 bool unlocked)
+{
+	StringInfoData buf;
+
+	begin_update(&buf, source, leaf,
+				 source->unset ? typed_literal(source, source->unset) : "NULL",
+				 NULL,
+				 psprintf("NOT (%s) AND %s", needs_value(source),
+						  has_given_value(source, orphan_value)),
+				 unlocked);
 	return buf.data;
 }
 
@@ -236,11 +321,9 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 		case STATEMENT_FILL_UNLOCKED:
 			return fill_statement(source, leaf, true);
 		case STATEMENT_ASSIGN:
-			return psprintf("UPDATE %s SET %s = %s WHERE %s AND %s",
-							leaf_from(source, leaf),
-							quote_identifier(source->column),
-							typed_literal(source, orphan_value),
-							between_tids(source), needs_value(source));
+			return assign_statement(source, leaf, orphan_value, false);
+		case STATEMENT_ASSIGN_UNLOCKED:
+			return assign_statement(source, leaf, orphan_value, true);
 		case STATEMENT_RESIDUE:
 			return psprintf("SELECT pg_catalog.count(*), "
 							"pg_catalog.count(*) FILTER (WHERE %s) "
@@ -248,12 +331,9 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 							has_no_value(source), leaf_from(source, leaf),
 							between_tids(source), needs_value(source));
 		case STATEMENT_UNFILL:
-			return psprintf("UPDATE %s SET %s = %s WHERE %s AND NOT (%s) AND %s",
-							leaf_from(source, leaf),
-							quote_identifier(source->column),
-							source->unset ? typed_literal(source, source->unset) : "NULL",
-							between_tids(source), needs_value(source),
-							has_given_value(source, orphan_value));
+			return unfill_statement(source, leaf, orphan_value, false);
+		case STATEMENT_UNFILL_UNLOCKED:
+			return unfill_statement(source, leaf, orphan_value, true);
 	}
 	return NULL;
 }
@@ -353,60 +433,18 @@ source_trigger_name(const Source *source, int64 job)
 							source->column, "");
 }
 
-static void
-append_argument(StringInfo buf, const char *text)
-{
-	appendStringInfo(buf, ", %s", sql_literal(text));
-}
-
 /*
- * Arguments of the trigger function: column, placeholder ("" or "=" and the
- * placeholder), search_path, kind, and then what the kind needs.  See
- * fill_trigger.c, which reads them.
+ * The number of the job is all that the trigger says of itself: whoever has the
+ * TRIGGER privilege may write what he wants there, but not into our tables.
  */
 char *
-source_create_trigger(const Source *source, Oid table, int64 job,
-					  const char *search_path)
+source_create_trigger(const Source *source, Oid table, int64 job)
 {
-	StringInfoData buf;
-	List	   *columns = source->kind == SOURCE_VIA ? source->child_columns
-		: source->kind == SOURCE_EXPRESSION ? source->expression_columns : NIL;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "CREATE TRIGGER %s BEFORE INSERT",
-					 quote_identifier(source_trigger_name(source, job)));
-	if (columns != NIL)
-		appendStringInfo(&buf, " OR UPDATE OF %s", sql_name_list(columns));
-	appendStringInfo(&buf, " ON %s FOR EACH ROW EXECUTE FUNCTION tenantmig.fill_tenant(%s",
-					 sql_relation(table), sql_literal(source->column));
-	append_argument(&buf, source->unset ? psprintf("=%s", source->unset) : "");
-	append_argument(&buf, search_path);
-	switch (source->kind)
-	{
-		case SOURCE_VALUE:
-			append_argument(&buf, "value");
-			append_argument(&buf, source->value);
-			break;
-		case SOURCE_EXPRESSION:
-			append_argument(&buf, "expression");
-			append_argument(&buf, get_rel_name(source->relid));
-			append_argument(&buf, source->expression);
-			break;
-		case SOURCE_VIA:
-			append_argument(&buf, "via");
-			append_argument(&buf, get_namespace_name(get_rel_namespace(source->parent)));
-			append_argument(&buf, get_rel_name(source->parent));
-			foreach(lc, source->child_columns)
-			{
-				append_argument(&buf, lfirst(lc));
-				append_argument(&buf, list_nth(source->parent_columns,
-											   foreach_current_index(lc)));
-			}
-			break;
-	}
-	appendStringInfoChar(&buf, ')');
-	return buf.data;
+	return psprintf("CREATE TRIGGER %s BEFORE INSERT%s ON %s FOR EACH ROW "
+					"EXECUTE FUNCTION tenantmig.fill_tenant('" INT64_FORMAT "')",
+					quote_identifier(source_trigger_name(source, job)),
+					source->kind == SOURCE_VALUE ? "" : " OR UPDATE",
+					sql_relation(table), job);
 }
 
 bool
@@ -553,14 +591,44 @@ read_expression_columns(Source *source, const Bitmapset *columns)
 	table_close(relation, NoLock);
 }
 
-/* What the fill trigger runs: the value for a row that is not stored yet */
-char *
-source_row_query(const char *expression, const char *type_name,
-				 const char *relation_name)
+/*
+ * An UPDATE reads a lone literal as one of the column's type, a SELECT as
+ * text: so it is given the type here, but without the length, which an
+ * explicit cast would cut it to.
+ */
+static char *
+typed_if_literal(const Source *source)
 {
-	return psprintf("SELECT %s::%s FROM (SELECT ($1).*) AS %s",
-					sql_parenthesized(expression), type_name,
-					quote_identifier(relation_name));
+	List	   *raw = raw_parser(source->expression, RAW_PARSE_PLPGSQL_EXPR);
+	SelectStmt *stmt = castNode(SelectStmt, linitial_node(RawStmt, raw)->stmt);
+	Oid			type = getBaseType(source->target.type);
+
+	if (!IsA(linitial_node(ResTarget, stmt->targetList)->val, A_Const))
+		return sql_parenthesized(source->expression);
+	return psprintf("%s::%s", sql_parenthesized(source->expression),
+					format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN |
+										 FORMAT_TYPE_FORCE_QUALIFY));
+}
+
+char *
+source_row_query(const Source *source)
+{
+	StringInfoData buf;
+	ListCell   *p;
+	ListCell   *o;
+
+	if (source->kind == SOURCE_EXPRESSION)
+		return psprintf("SELECT %s FROM (SELECT ($1).*) AS %s",
+						typed_if_literal(source), alias(source));
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "SELECT %s FROM %s", new_value(source),
+					 parent_from(source));
+	forboth(p, source->parent_columns, o, source->operators)
+		appendStringInfo(&buf, " %s " PARENT_ALIAS ".%s %s $%d",
+						 foreach_current_index(p) == 0 ? "WHERE" : "AND",
+						 quote_identifier(lfirst(p)), (char *) lfirst(o),
+						 foreach_current_index(p) + 1);
+	return buf.data;
 }
 
 /*
@@ -593,8 +661,7 @@ check_expression(Source *source)
 				 errhint("Use a function that is IMMUTABLE or STABLE.")));
 	(void) walk_query((Node *) query, &walk);
 	read_expression_columns(source, walk.columns);
-	sql = source_row_query(source->expression, source->target.type_name,
-						   get_rel_name(source->relid));
+	sql = source_row_query(source);
 	raw = pg_parse_query(sql);
 	(void) parse_analyze_fixedparams(linitial_node(RawStmt, raw), sql,
 									 &row_type, 1, NULL);
@@ -754,7 +821,8 @@ check_via(Source *source)
 						   quote_identifier(fk->name)),
 				 errhint("Give the parent its tenant first: tenantmig.add_tenant_column(%s, %s), then tenantmig.backfill.",
 						 sql_literal(sql_relation(fk->parent)), sql_literal(source->column))));
-	if (parent_column.type != source->target.type)
+	if (parent_column.type != source->target.type ||
+		parent_column.typmod != source->target.typmod)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column %s is of type %s in %s, but of type %s in %s",

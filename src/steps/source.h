@@ -58,14 +58,17 @@ typedef enum SourceStatement
 	STATEMENT_FILL,
 	/* the same, passing over rows that somebody has locked */
 	STATEMENT_FILL_UNLOCKED,
-	/* (from, until): give the orphan value to the rows that still need one */
+	/* (from, until): give the orphan value to the rows that need a value and
+	 * that the source has none for */
 	STATEMENT_ASSIGN,
+	STATEMENT_ASSIGN_UNLOCKED,
 	/* (from, until) -> rows that need a value, those of them that the source
 	 * has none for */
 	STATEMENT_RESIDUE,
 	/* (from, until): take back the value from the rows that have the one
 	 * they would get, or the orphan value */
-	STATEMENT_UNFILL
+	STATEMENT_UNFILL,
+	STATEMENT_UNFILL_UNLOCKED
 } SourceStatement;
 
 /*
@@ -85,14 +88,17 @@ extern List *source_examples(const Source *source, Oid leaf, bool unresolved,
  * no value for */
 extern char *source_plan_query(const Source *source, Oid leaf);
 
-/* The trigger that gives new rows their value: its name and its statements */
+/* The trigger that gives rows their value: its name and its statement */
 extern char *source_trigger_name(const Source *source, int64 job);
-extern char *source_create_trigger(const Source *source, Oid table, int64 job,
-								   const char *search_path);
+extern char *source_create_trigger(const Source *source, Oid table, int64 job);
 
-/* The query by which that trigger computes an expression for a row, $1 */
-extern char *source_row_query(const char *expression, const char *type_name,
-							  const char *relation_name);
+/*
+ * The query by which that trigger finds the value for a row that is not
+ * stored yet: $1 is the row for an expression, $1, $2, ... are the columns of
+ * the foreign key for via.  What it gives has yet to be coerced as in an
+ * assignment to the column.
+ */
+extern char *source_row_query(const Source *source);
 
 /* Whether a value is the placeholder or NULL */
 extern bool source_is_unset(const TargetColumn *column, Datum value,

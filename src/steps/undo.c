@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/job.h"
 #include "engine/json.h"
 #include "engine/query.h"
@@ -50,7 +51,7 @@ later_job(const Job *job, bool recording, char **describe)
 			   "FROM tenantmig.job j "
 			   "WHERE id > $1 AND kind <> 'undo' AND undone_by IS NULL "
 			   "AND state IN ('queued', 'running', 'paused', 'succeeded') "
-			   "AND (schema_name = $2 AND relation_name = $3 "
+			   "AND home = $6 AND (relid = $7 "
 			   " OR arguments ->> 'parent' = format('%I.%I', $2, $3)) "
 			   "AND COALESCE(arguments ->> 'column', $4) = $4 "
 			   "AND (kind <> 'create_index' OR arguments -> 'names' ?| ARRAY[$4, 'expr'] "
@@ -63,6 +64,8 @@ later_job(const Job *job, bool recording, char **describe)
 	query_name(&query, job->relation_name);
 	query_text(&query, json_text(job->arguments, "column"));
 	query_bool(&query, recording);
+	query_int8(&query, identity_home());
+	query_oid(&query, job->relid);
 	SPI_connect();
 	if (query_run(&query) > 0)
 	{
@@ -214,6 +217,24 @@ read_target_body(JobRun *run, void *arg)
 }
 
 static void
+check_loss_body(JobRun *run, void *arg)
+{
+	UndoArg    *a = arg;
+	const StepOps *ops = step_ops(a->target->kind);
+	ListCell   *lc;
+
+	if (ops->check_undo == NULL)
+		return;
+	foreach(lc, a->steps)
+	{
+		if (!stands(lfirst(lc)))
+			continue;
+		ops->check_undo(run, a->target);
+		return;
+	}
+}
+
+static void
 mark_undone_body(JobRun *run, void *arg)
 {
 	job_set_undone(run->job->target, run->job->id);
@@ -226,6 +247,7 @@ undo_run(JobRun *run)
 
 	run->progress.phase = "undoing";
 	run_or_error(run, read_target_body, &arg);
+	run_or_error(run, check_loss_body, &arg);
 	for (int i = list_length(arg.steps) - 1; i >= 0; i--)
 	{
 		JobStep    *step = list_nth(arg.steps, i);

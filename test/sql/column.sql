@@ -77,6 +77,40 @@ SELECT tenantmig.undo(:job) AS undo \gset
 CALL tenantmig.wait(:undo);
 SELECT tm_test.changes('orders');
 
+-- the call again, after the column was dropped and added without its default
+CREATE TABLE again (id int);
+INSERT INTO again VALUES (1), (2);
+SELECT tenantmig.add_tenant_column('again', value => 'a') AS job \gset
+SELECT tenantmig.add_tenant_column('again', value => 'a') = :job AS same;
+ALTER TABLE again ALTER tenant_id SET DEFAULT current_setting('app.tenant', true);
+SELECT tenantmig.add_tenant_column('again', value => 'a') = :job AS same;
+ALTER TABLE again DROP tenant_id, ADD tenant_id text;
+SELECT tenantmig.add_tenant_column('again', value => 'a') = :job AS same;
+ALTER TABLE again ALTER tenant_id SET DEFAULT 'b';
+SELECT tenantmig.add_tenant_column('again', value => 'a') = :job AS same;
+DROP TABLE again;
+
+-- values that the application has written since go with nobody's column
+CREATE TABLE written (id int);
+INSERT INTO written VALUES (1), (2), (3);
+SELECT tenantmig.add_tenant_column('written', value => 'a') AS job \gset
+SELECT tenantmig.add_tenant_column('written', 'owner') AS job2 \gset
+UPDATE written SET tenant_id = 'b', owner = 'me' WHERE id > 1;
+SELECT tenantmig.undo(:job2) AS undo2 \gset
+\set VERBOSITY sqlstate
+CALL tenantmig.wait(:undo2);
+SELECT tenantmig.undo(:job) AS undo \gset
+CALL tenantmig.wait(:undo);
+\set VERBOSITY default
+SELECT tm_test.mask(error) AS error, sqlstate, error_detail, error_hint FROM tenantmig.jobs WHERE id IN (:undo, :undo2) ORDER BY id;
+SELECT * FROM written ORDER BY id;
+UPDATE written SET tenant_id = 'a', owner = NULL;
+SELECT tenantmig.undo(:job2) AS undo2 \gset
+CALL tenantmig.wait(:undo2);
+SELECT tenantmig.undo(:job) AS undo \gset
+CALL tenantmig.wait(:undo);
+SELECT * FROM written ORDER BY id;
+
 -- types: each kind that can be a tenant
 CREATE DOMAIN tenant_name AS text CHECK (VALUE ~ '^[a-z]+$');
 CREATE TYPE plan AS ENUM ('free', 'paid');

@@ -14,17 +14,22 @@ CREATE TABLE regress_tm_report.orders (id int PRIMARY KEY, tenant_id text,
 CREATE TABLE regress_tm_report."<b>Odd
 ""name'" (id int PRIMARY KEY, "Tenant" text);
 RESET ROLE;
+-- a real job knows the number of this database, which is told nowhere else
+CREATE TABLE regress_tm_report.home (id int);
+SELECT tenantmig.add_tenant_column('regress_tm_report.home') AS home \gset
+CREATE TEMP TABLE here AS SELECT home FROM tenantmig.job WHERE id = :home;
+DELETE FROM tenantmig.job WHERE id = :home;
 
 -- as if it had been recorded by the owner of these tables
 CREATE PROCEDURE pg_temp.record(id bigint, kind text, relation name, state text, seconds numeric,
     arguments jsonb DEFAULT '{"column": "tenant_id"}', summary jsonb DEFAULT '{}', plan jsonb DEFAULT NULL,
     target bigint DEFAULT NULL, undone_by bigint DEFAULT NULL)
 LANGUAGE sql AS $$
-    INSERT INTO tenantmig.job (id, kind, schema_name, relation_name, arguments, state, summary, plan,
+    INSERT INTO tenantmig.job (id, kind, relid, schema_name, relation_name, arguments, state, summary, plan,
         target, undone_by, caller, owner, owner_name, search_path, home, attempts, created_at, started_at, finished_at)
     OVERRIDING SYSTEM VALUE
-    SELECT $1, $2, CASE WHEN $3 IS NOT NULL THEN 'regress_tm_report' END, $3, $6, $4, $7, $8, $9, $10,
-           'regress_tm_report'::regrole, 'regress_tm_report'::regrole, 'regress_tm_report', 'public', 0,
+    SELECT $1, $2, COALESCE(to_regclass('regress_tm_report.' || quote_ident($3))::oid, 0), CASE WHEN $3 IS NOT NULL THEN 'regress_tm_report' END, $3, $6, $4, $7, $8, $9, $10,
+           'regress_tm_report'::regrole, 'regress_tm_report'::regrole, 'regress_tm_report', 'public', (SELECT CASE WHEN $4 = 'queued' THEN 0 ELSE home END FROM here),
            ($5 IS NOT NULL)::int, '2026-02-24 21:00:00+00',
            CASE WHEN $5 IS NOT NULL THEN timestamptz '2026-02-24 21:00:00.25+00' END,
            timestamptz '2026-02-24 21:00:00.25+00' + make_interval(secs => $5::float8)
@@ -92,7 +97,9 @@ SET ROLE regress_tm_report;
 SELECT tenantmig.report(900001);
 SELECT tenantmig.report(900002);
 SELECT tenantmig.report(900003, 'text');
+RESET ROLE;
 SELECT tenantmig.report(900004);
+SET ROLE regress_tm_report;
 SELECT tenantmig.report(900005);
 SELECT tenantmig.report(900006);
 SELECT tenantmig.report(900007);

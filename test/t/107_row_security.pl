@@ -86,7 +86,7 @@ is($node->safe_psql('postgres', 'SELECT count(tenant_id) FROM a.hidden_run'), '0
 $node->safe_psql('postgres', q{UPDATE a.hidden_run SET tenant_id = 'acme' WHERE id % 10 = 0});
 $job = as_role('alice', q{SELECT tenantmig.set_not_null('a.hidden_run')});
 wait_job_state($node, $job, 'failed');
-like(job_field($node, $job, 'error'), qr/has 4500 nulls/, 'set_not_null counts hidden rows');
+like(job_field($node, $job, 'error'), qr/\b4500\b/, 'set_not_null counts hidden rows');
 
 #
 # A parent that belongs to somebody else, whose policy hides rows
@@ -171,7 +171,7 @@ sub prepare_all
 sub is_all
 {
 	my ($session, $count, $name, $quietly) = @_;
-	my $everything = "ARRAY(SELECT generate_series(1, 900))";
+	my $everything = "'{" . join(',', 1 .. 900) . "}'";
 	my @seen = map { $session->query_safe($_) } (
 		'EXECUTE changed', 'EXECUTE counted', "EXECUTE by_key ($everything)",
 		'EXECUTE viewed', 'SELECT a.how_many()');

@@ -231,6 +231,9 @@ wait_job_state($node, $job, 'succeeded');
 is( $node->safe_psql('postgres', q{
 		INSERT INTO orders2 (id, customer, body) VALUES (-1, 0, 'new') RETURNING tenant_id}),
 	'acme', 'a kept trigger works on the renamed table');
+is( $node->safe_psql('postgres', qq{
+		SELECT kind, relation, state, count(*) FROM tenantmig.job_steps WHERE job = $job GROUP BY 1, 2, 3 ORDER BY 1}),
+	"batches|public.orders2|done|1\nstatement|public.orders2|done|1", 'its journal has followed');
 my $undo = submit($node, "tenantmig.undo($job)");
 wait_job_state($node, $undo, 'succeeded');
 is($node->safe_psql('postgres', 'SELECT count(tenant_id) FROM orders2'), '0', 'undo takes the values back');
