@@ -28,7 +28,6 @@ typedef struct Job
 	int64		undone_by;		/* the undo job, or 0 */
 	char	   *search_path;
 	Oid			caller;
-	char	   *caller_name;	/* for where it is not at_home */
 	Oid			owner;
 	char	   *owner_name;
 	bool		at_home;		/* recorded in this database of this cluster */
@@ -72,8 +71,9 @@ extern int64 job_reuse(const JobRequest *request);
  * its inverse, job_record_end closes it as succeeded.
  */
 extern int64 job_record(const JobRequest *request);
-extern void job_record_step(int64 job, Oid relid, const char *statement,
-							const char *inverse, LOCKMODE mode);
+extern void job_record_step(int64 job, const char *relation,
+							const char *statement, const char *inverse,
+							LOCKMODE mode);
 extern void job_record_end(int64 job);
 
 /* Read a job; NULL when there is none.  job_get raises 42704 instead, and
@@ -96,8 +96,7 @@ extern void job_relation_names(Oid relid, char **schema_name,
 extern bool job_is_visible(const Job *job);
 
 /* The table, whatever it is called by now (at_home), or by its name
- * (elsewhere); job_relation raises 42P01 when it is gone */
-extern Oid	job_find_relation(const Job *job);
+ * (elsewhere); raises 42P01 when it is gone */
 extern Oid	job_relation(const Job *job);
 extern char *job_relation_text(const Job *job);
 
@@ -140,47 +139,23 @@ typedef struct JobStep
 {
 	int			position;
 	StepKind	kind;
-	Oid			relid;			/* what %R stands for, where at_home; or 0 */
-	char	   *relation;		/* what it was called then */
+	char	   *relation;
 	char	   *state;
 	char	   *statement;
-	char	   *inverse;		/* a template, or NULL */
+	char	   *inverse;
 	bool		temporary;
 	char	   *lock_mode;
 } JobStep;
 
 /*
- * Inverses are kept as templates, since tables are renamed: %R is the relation
- * of the step, %123R the one with that OID, and every other % is doubled.  The
- * names are put in when the inverse is about to run, from the OIDs; SQL text is
- * never searched for a name.  step_template() makes one of a text.
- */
-extern char *step_template(const char *text);
-
-/* The relation of a step, InvalidOid if it has none or it is gone */
-extern Oid	step_relation(const Job *job, const JobStep *step);
-
-/*
- * The inverse to run, NULL if there is nothing to take back any more because
- * the relation is gone.  Raises 55000 if the text names the relation, and it is
- * called something else by now.
- */
-extern char *step_inverse(const Job *job, const JobStep *step);
-
-/* The same for people: with the names as well as they are known */
-extern char *step_inverse_text(const Job *job, const JobStep *step);
-
-/*
  * The journal.  A step that runs in a transaction is written as done in that
  * same transaction; others are written as running, and committed, before they
- * run.  step_write finds a step of the job with the same statement, or the one
- * of all batches, so that a resumed job does not write it again, and returns
- * its position.  relid: InvalidOid if the inverse has to do with no table.
+ * run.  step_write finds a step of the job with the same statement, so that a
+ * resumed job does not write it again, and returns its position.
  */
-extern int	step_write(int64 job, StepKind kind, Oid relid,
-					   const char *relation, const char *state,
-					   const char *statement, const char *inverse,
-					   bool temporary, LOCKMODE mode);
+extern int	step_write(int64 job, StepKind kind, const char *relation,
+					   const char *state, const char *statement,
+					   const char *inverse, bool temporary, LOCKMODE mode);
 extern void step_set_state(int64 job, int position, const char *state);
 extern List *step_list(int64 job);	/* of JobStep *, by position */
 extern void step_forget_planned(int64 job);

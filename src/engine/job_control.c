@@ -100,7 +100,7 @@ static void
 requeue(const Job *job)
 {
 	job_requeued(job->id, GetUserId(), namespace_search_path,
-				 job_relation(job));
+				 job->at_home ? job->relid : job_relation(job));
 	worker_ask_at_commit(job->id);
 }
 
