@@ -3,8 +3,9 @@
  *		create_index at work: build, attach, verify, and take back.
  *
  * Which index is ours.  The name is journaled before the build, the OID after
- * it.  In between, what carries the name is ours only if the build had begun,
- * it is on our table, and it is defined as ours is.  If it is not valid then,
+ * it.  In between, what carries the name is ours only if it is on our table, it
+ * is defined as ours is, and it is valid or the build had begun: somebody may
+ * have run the statement for us, where no worker could.  If it is not valid,
  * an earlier attempt has left it: it is dropped, concurrently, and built
  * again, unless somebody holds the lock of a concurrent build, who may be
  * building it.  Whatever else carries the name is somebody else's: an error,
@@ -168,7 +169,8 @@ find_index(const Job *job, Build *b)
 	state = step_state(job->id, b->create);
 	b->ours = b->exists && index_is_on(b->index, b->table) &&
 		(b->index == completed ||
-		 (state && (strcmp(state, "running") == 0 || strcmp(state, "done") == 0) &&
+		 ((b->valid || (state && (strcmp(state, "running") == 0 ||
+								  strcmp(state, "done") == 0))) &&
 		  same_definition(b->index, b->table, job->arguments)));
 }
 
