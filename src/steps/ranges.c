@@ -147,7 +147,7 @@ range_done(RowCursor *cursor, const RowSet *set, double ms, int target_ms)
 
 	cursor->block = set->until;
 	/* the short last set of a leaf says nothing about longer ones */
-	if (blocks < cursor->size && factor > 1)
+	if (blocks + 1 < cursor->size && factor > 1)
 		return;
 	cursor->size = Min(Max(blocks * Min(Max(factor, 0.1), 1.5), 1.0), MOST_BLOCKS);
 }
