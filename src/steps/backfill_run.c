@@ -198,7 +198,7 @@ start_time_limit(const Pass *pass)
 		return;
 	if (batch_timeout == MAX_TIMEOUTS)
 		batch_timeout = RegisterTimeout(USER_TIMEOUT, batch_timeout_handler);
-	enable_timeout_after(batch_timeout, 2 * pass->throttle.batch_target + 100);
+	enable_timeout_after(batch_timeout, 10 * pass->throttle.batch_target + 1000);
 }
 
 static void
