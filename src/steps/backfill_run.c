@@ -516,6 +516,27 @@ typedef struct TriggerText
 	bool		exists;			/* from an earlier attempt */
 } TriggerText;
 
+/*
+ * Whether an earlier attempt of this job has made its trigger.  One that merely
+ * has its name was made by somebody else, and CREATE TRIGGER will say so.
+ */
+static bool
+trigger_is_journaled(JobRun *run, const char *name)
+{
+	char	   *beginning = psprintf("CREATE TRIGGER %s ", quote_identifier(name));
+	ListCell   *lc;
+
+	foreach(lc, step_list(run->job->id))
+	{
+		JobStep    *step = lfirst(lc);
+
+		if (strncmp(step->statement, beginning, strlen(beginning)) == 0 &&
+			strcmp(step->state, "done") == 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 resolve_body(JobRun *run, void *arg)
 {
@@ -537,7 +558,8 @@ resolve_body(JobRun *run, void *arg)
 		t->table = lfirst_oid(lc);
 		t->relation = sql_relation(t->table);
 		t->create = source_create_trigger(b->source, t->table, run->job->id);
-		t->exists = OidIsValid(get_trigger_oid(t->table, b->trigger_name, true));
+		t->exists = OidIsValid(get_trigger_oid(t->table, b->trigger_name, true)) &&
+			trigger_is_journaled(run, b->trigger_name);
 		b->triggers = lappend(b->triggers, t);
 	}
 	identity_leave(&saved);
