@@ -100,6 +100,10 @@ extern char *source_create_trigger(const Source *source, Oid table, int64 job);
  */
 extern char *source_row_query(const Source *source);
 
+/* The update of the whole table that an expression would be part of, for parse
+ * analysis */
+extern char *source_expression_update(const Source *source);
+
 /* Whether a value is the placeholder or NULL */
 extern bool source_is_unset(const TargetColumn *column, Datum value,
 							bool isnull, const char *unset);

@@ -1,0 +1,327 @@
+/*
+ * batch.c
+ *		One batch of a pass: an UPDATE and its checkpoint in one transaction.
+ *
+ * After a crash both are there or neither.  While a batch waits for a locked
+ * row it keeps others waiting for all the rows that it has updated.  So it
+ * waits for a moment only, and the whole statement has a time limit, since
+ * moments add up; then it is rolled back and done again in a form that passes
+ * over locked rows.  The moment is shorter than deadlock_timeout, so that a
+ * deadlock is always ours to resolve.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/instrument.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "engine/compat.h"
+#include "engine/json.h"
+#include "engine/locks.h"
+#include "engine/query.h"
+#include "engine/settings.h"
+#include "engine/sqltext.h"
+#include "engine/stop_point.h"
+#include "steps/pass.h"
+#include "steps/target.h"
+
+/* How long a batch that holds rows waits for one, in ms */
+#define ROW_LOCK_WAIT	10
+
+/*
+ * The table is what it was when the run started: not dropped, not renamed to
+ * something else, the column still there with its type.  A new name is taken
+ * over; everything else is a clean failure.
+ */
+static void
+check_still_there(JobRun *run, Pass *pass)
+{
+	TargetColumn column;
+	char	   *now = sql_relation(run->relid);
+
+	if (now == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s was dropped while job " INT64_FORMAT " worked on it",
+						job_relation_text(run->job), run->job->id)));
+	if (target_owner(run->relid) != run->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("relation %s has got another owner while job " INT64_FORMAT " worked on it",
+						now, run->job->id),
+				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); goes on as the new owner.",
+						 run->job->id)));
+	run_follow_name(run);
+	if (!target_find_column(run->relid, pass->source->column, &column) ||
+		column.type != pass->source->target.type)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column %s of relation %s was dropped or changed while job " INT64_FORMAT " worked on it",
+						quote_identifier(pass->source->column), now, run->job->id)));
+}
+
+static SPIPlanPtr
+leaf_plan(JobRun *run, Pass *pass, SourceStatement what)
+{
+	Oid			types[2] = {TIDOID, TIDOID};
+	char	   *text = source_statement(pass->source, what, pass->set.leaf,
+										pass->orphan_value);
+
+	if (pass->plan && pass->plan_leaf == pass->set.leaf &&
+		strcmp(text, pass->plan_text) == 0)
+		return pass->plan;
+	if (pass->plan)
+	{
+		SPI_freeplan(pass->plan);
+		pfree(pass->plan_text);
+		pass->plan = NULL;
+	}
+	/* the join with a parent is worth a look at each range */
+	pass->plan = SPI_prepare_cursor(text, 2, types,
+									pass->source->kind == SOURCE_VIA
+									? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
+	if (pass->plan == NULL)
+		elog(ERROR, "could not prepare: %s", text);
+	(void) SPI_keepplan(pass->plan);
+	pass->plan_leaf = pass->set.leaf;
+	pass->plan_text = MemoryContextStrdup(run->context, text);
+	return pass->plan;
+}
+
+static Datum
+tid_datum(BlockNumber block)
+{
+	ItemPointer tid = palloc0(sizeof(ItemPointerData));
+
+	ItemPointerSet(tid, block, 0);
+	return PointerGetDatum(tid);
+}
+
+/* --- the time limit of a batch --------------------------------------- */
+
+static TimeoutId batch_timeout = MAX_TIMEOUTS;
+static volatile sig_atomic_t batch_out_of_time = false;
+
+static void
+batch_timeout_handler(void)
+{
+	batch_out_of_time = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+}
+
+static void
+start_time_limit(const Pass *pass)
+{
+	batch_out_of_time = false;
+	if (!pass->limited || pass->pass_over_locked)
+		return;
+	if (batch_timeout == MAX_TIMEOUTS)
+		batch_timeout = RegisterTimeout(USER_TIMEOUT, batch_timeout_handler);
+	enable_timeout_after(batch_timeout, 10 * pass->throttle.batch_target + 1000);
+}
+
+static void
+stop_time_limit(void)
+{
+	if (batch_timeout != MAX_TIMEOUTS)
+		disable_timeout(batch_timeout, false);
+}
+
+/*
+ * For the error that a batch ended with: whether it was the time limit.  An
+ * interrupt that comes at the same time is seen in the row of the job.
+ */
+bool
+batch_out_of_time_taken(const ErrorData *error)
+{
+	bool		result = batch_out_of_time &&
+		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+
+	stop_time_limit();
+	if (batch_out_of_time)
+		QueryCancelPending = false;
+	batch_out_of_time = false;
+	return result;
+}
+
+/*
+ * Waiting for a lock must end before the deadlock detector of another session
+ * wakes up and ends that session instead of us.
+ */
+static int
+batch_lock_timeout(void)
+{
+	return Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2));
+}
+
+static void
+set_batch_timeouts(const Pass *pass)
+{
+	lock_set_timeout(batch_lock_timeout());
+	if (!pass->throttle.synchronous_commit && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	/* deferred triggers would fire at commit, outside of the owner's rights */
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+}
+
+static SourceStatement
+passing_over_locked(SourceStatement what)
+{
+	switch (what)
+	{
+		case STATEMENT_FILL:
+			return STATEMENT_FILL_UNLOCKED;
+		case STATEMENT_ASSIGN:
+			return STATEMENT_ASSIGN_UNLOCKED;
+		case STATEMENT_UNFILL:
+			return STATEMENT_UNFILL_UNLOCKED;
+		default:
+			return what;
+	}
+}
+
+static void
+execute_batch(JobRun *run, Pass *pass, int64 *rows)
+{
+	SourceStatement what = pass->pass_over_locked
+		? passing_over_locked(pass->what) : pass->what;
+	Datum		values[2];
+	Identity	saved;
+	int			result;
+
+	values[0] = tid_datum(pass->set.from);
+	values[1] = tid_datum(pass->set.open ? MaxBlockNumber : pass->set.until);
+	if (!pass->pass_over_locked)
+		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
+	run_enter_owner(run, &saved);
+	start_time_limit(pass);
+	result = SPI_execute_plan(leaf_plan(run, pass, what), values, NULL, false, 0);
+	stop_time_limit();
+	CHECK_FOR_INTERRUPTS();
+	if (result < 0)
+		elog(ERROR, "could not run batch: %s", SPI_result_code_string(result));
+	identity_leave(&saved);
+	*rows = result == SPI_OK_UPDATE ? (int64) SPI_processed : 0;
+	if (result == SPI_OK_SELECT)
+		for (int i = 0; i < SPI_tuptable->tupdesc->natts; i++)
+			pass->counted[i] += query_get_int8(0, i + 1, 0);
+}
+
+/* Where a resumed job goes on; for passes that can be resumed */
+void
+pass_set_checkpoint(JobRun *run, const Pass *pass, RowPosition position)
+{
+	Progress   *p = &run->progress;
+	MemoryContext context = MemoryContextSwitchTo(run->scratch);
+	JsonObject *checkpoint = json_begin();
+	Jsonb	   *now;
+
+	json_put_int(checkpoint, "leaf", position.leaf);
+	json_put_int(checkpoint, "block", position.block);
+	now = json_end(checkpoint);
+	if (p->checkpoint)
+		pfree(p->checkpoint);
+	p->checkpoint = MemoryContextAlloc(run->context, VARSIZE(now));
+	memcpy(p->checkpoint, now, VARSIZE(now));
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Rows in a second: the average of the first ten seconds, then one in which
+ * what is ten seconds old counts for a third.  Rests are part of it.  A sweep,
+ * which finds nothing most of the time, leaves it as it was.
+ */
+static void
+add_rate(JobRun *run, Pass *pass)
+{
+	Progress   *p = &run->progress;
+	TimestampTz now = GetCurrentTimestamp();
+	double		elapsed = (now - pass->started) / 1000000.0;
+	double		since = (now - pass->last_commit) / 1000000.0;
+
+	if (!pass->measured)
+		return;
+	if (elapsed < 10)
+		p->rows_per_second = (pass->updated + pass->cost.rows) / Max(elapsed, 0.001);
+	else
+		p->rows_per_second += (pass->cost.rows / Max(since, 0.001) - p->rows_per_second) *
+			(1 - exp(-since / 10));
+}
+
+/* What the progress row will say if this batch commits */
+static void
+add_progress(JobRun *run, Pass *pass)
+{
+	Progress   *p = &run->progress;
+
+	p->wal_bytes += pass->cost.wal_bytes;
+	p->batches++;
+	if (pass->count_rows)
+		p->rows_done += pass->cost.rows;
+	add_rate(run, pass);
+	pass->rows->blocks(pass->cursor, &p->blocks_done, &p->blocks_total);
+	p->blocks_done += pass->set.until - pass->set.from;
+	if (pass->resumable)
+		pass_set_checkpoint(run, pass, (RowPosition)
+					   {
+						   pass->set.leaf, pass->set.until
+					   });
+}
+
+static void
+clear_stalled(JobRun *run)
+{
+	OwnQuery	query;
+
+	if (run->job->stalled < 0)
+		return;
+	query_init(&query, "UPDATE tenantmig.job SET stalled = 0 WHERE id = $1");
+	query_int8(&query, run->job->id);
+	query_run(&query);
+	run->job->stalled = -1;		/* once is enough */
+}
+
+void
+batch_body(JobRun *run, void *arg)
+{
+	Pass	   *pass = arg;
+	instr_time	start;
+	instr_time	end;
+	uint64		wal = pgWalUsage.wal_bytes;
+
+	run_check_request(run);
+	throttle_read(&pass->throttle, run->job->options);
+	check_still_there(run, pass);
+	set_batch_timeouts(pass);
+	pass->at_end = !pass->rows->next(pass->cursor, &pass->set);
+	if (pass->at_end)
+		return;
+
+	INSTR_TIME_SET_CURRENT(start);
+	execute_batch(run, pass, &pass->cost.rows);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	pass->cost.ms = INSTR_TIME_GET_MILLISEC(end);
+	pass->cost.wal_bytes = (int64) (pgWalUsage.wal_bytes - wal);
+	if (pass->count_rows)
+		STOP_POINT("batch-updated");
+	clear_stalled(run);
+	add_progress(run, pass);
+	run_write_progress(run);
+	if (pass->count_rows)
+		STOP_POINT("batch-before-commit");
+}
