@@ -76,6 +76,14 @@
 #include "varatt.h"
 #endif
 
+/* 16 tells the columns that an index must follow from those that BRIN merely
+ * summarizes: which of them stand in the way of a HOT update */
+#if PG_VERSION_NUM >= 160000
+#define INDEX_ATTR_BITMAP_HOT INDEX_ATTR_BITMAP_HOT_BLOCKING
+#else
+#define INDEX_ATTR_BITMAP_HOT INDEX_ATTR_BITMAP_ALL
+#endif
+
 /* 18 can name the module and its version in pg_get_loaded_modules() */
 #if PG_VERSION_NUM >= 180000
 #define MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tenantmig", .version = "1.0")

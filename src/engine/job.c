@@ -503,6 +503,19 @@ job_add_error(int64 id, const char *relation, Jsonb *key,
 	(void) query_once(&query);
 }
 
+bool
+job_has_row_error(int64 id, const char *relation, Jsonb *key)
+{
+	OwnQuery	query;
+
+	query_init(&query, "SELECT FROM tenantmig.job_error "
+			   "WHERE job = $1 AND relation = $2 AND key = $3");
+	query_int8(&query, id);
+	query_text(&query, relation);
+	query_jsonb(&query, key);
+	return query_once(&query) > 0;
+}
+
 void
 job_forget_row_errors(int64 id)
 {

@@ -115,6 +115,8 @@ extern void job_merge_summary(int64 id, Jsonb *facts);
 extern void job_add_error(int64 id, const char *relation, Jsonb *key,
 						  const char *sqlstate, const char *message);
 
+extern bool job_has_row_error(int64 id, const char *relation, Jsonb *key);
+
 /* Errors of single rows: a new attempt finds those that are still there */
 extern void job_forget_row_errors(int64 id);
 

@@ -50,11 +50,8 @@ static const struct
 	const char *key;
 	const char *value;
 }			fixed_options[] = {
-	{"method", "auto"},
-	{"method", "ranges"},
 	{"workers", "1"},
 	{"on_conflict", "leave"},
-	{"max_errors", "0"},
 	{"triggers", "on"},
 };
 
@@ -95,15 +92,52 @@ check_keys(Jsonb *options)
 		const char *key = lfirst(lc);
 
 		if (throttle_is_option(key) || is_fixed_option(options, key) ||
-			strcmp(key, "on_orphan") == 0 || strcmp(key, "orphan_value") == 0 ||
+			strcmp(key, "method") == 0 || strcmp(key, "max_errors") == 0 ||
+			 strcmp(key, "on_orphan") == 0 || strcmp(key, "orphan_value") == 0 ||
 			strcmp(key, "keep_trigger") == 0)
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown option \"%s\"", sql_printable(key)),
-				 errhint("Known are: on_orphan, orphan_value, keep_trigger, %s.",
+				 errhint("Known are: method, workers, max_errors, on_conflict, triggers, on_orphan, orphan_value, keep_trigger, %s.",
 						 throttle_option_names())));
 	}
+}
+
+static int64
+whole_number(Jsonb *options, const char *key, int64 missing, int64 least,
+			 int64 most)
+{
+	char	   *text = json_text(options, key);
+	char	   *end;
+	int64		number;
+
+	if (text == NULL)
+		return missing;
+	errno = 0;
+	number = strtoll(text, &end, 10);
+	if (end == text || *end != '\0' || errno != 0 || number < least || number > most)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" cannot be %s", key, sql_printable(text)),
+				 errhint("Use a whole number from " INT64_FORMAT " to " INT64_FORMAT ".",
+						 least, most)));
+	return number;
+}
+
+static BackfillMethod
+read_method(Jsonb *options)
+{
+	char	   *text = json_text(options, "method");
+
+	if (text == NULL || strcmp(text, "auto") == 0)
+		return METHOD_AUTO;
+	if (strcmp(text, "pages") == 0)
+		return METHOD_PAGES;
+	if (strcmp(text, "ranges") == 0)
+		return METHOD_RANGES;
+	bad_option("method", text, "auto, pages, ranges");
+	return METHOD_AUTO;
 }
 
 void
@@ -115,6 +149,8 @@ backfill_read_options(Jsonb *options, const Source *source,
 	check_keys(options);
 	throttle_check_options(options);
 
+	result->method = read_method(options);
+	result->max_errors = whole_number(options, "max_errors", 0, 0, INT_MAX);
 	result->on_orphan = ORPHAN_FAIL;
 	if ((text = json_text(options, "on_orphan")) != NULL)
 	{
@@ -307,7 +343,8 @@ plan_steps(const Job *job, const Source *source, Oid relid, bool keep_trigger)
 	}
 	foreach(lc, target_leaves(relid))
 		(void) step_write(job->id, STEP_BATCHES, sql_relation(lfirst_oid(lc)), "planned",
-						  source_statement(source, STATEMENT_FILL, lfirst_oid(lc), NULL),
+						  source_statement(source, STATEMENT_FILL, lfirst_oid(lc),
+										   PLACES_BETWEEN, NULL),
 						  backfill_inverse_text(source), false, RowExclusiveLock);
 	foreach(lc, keep_trigger ? NIL : drops)
 		(void) step_write(job->id, STEP_STATEMENT, sql_relation(relid), "planned",
@@ -333,7 +370,7 @@ backfill_plan(const Job *job, Oid relid)
 						   psprintf(INT64_FORMAT " rows have no tenant to take from their source; see option on_orphan",
 									facts.unresolved));
 	json_put_text(plan, "source", source_describe(source));
-	json_put_text(plan, "method", range_cursor.name);
+	json_put_text(plan, "method", options.method == METHOD_RANGES ? "ranges" : "pages");
 	json_put_int(plan, "rows_total", facts.rows);
 	json_put_int(plan, "rows_already_set", facts.already_set);
 	json_put_int(plan, "rows_unresolved", facts.unresolved);

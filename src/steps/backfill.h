@@ -15,8 +15,17 @@ typedef enum OrphanChoice
 	ORPHAN_ASSIGN
 } OrphanChoice;
 
+typedef enum BackfillMethod
+{
+	METHOD_AUTO,
+	METHOD_PAGES,
+	METHOD_RANGES
+} BackfillMethod;
+
 typedef struct BackfillOptions
 {
+	BackfillMethod method;
+	int64		max_errors;
 	OrphanChoice on_orphan;
 	char	   *orphan_value;	/* with ORPHAN_ASSIGN */
 	bool		keep_trigger;

@@ -50,6 +50,7 @@ typedef struct BackfillRun
 	char	   *trigger_name;
 	List	   *triggers;		/* of TriggerText * */
 	bool		counted;
+	BadRows		bad;
 	int			sweeps;
 	bool		passed_over;	/* the last sweep did, over locked rows */
 	List	   *examples;		/* keys of rows without a value, for messages */
@@ -130,7 +131,7 @@ count_rows(JobRun *run, BackfillRun *b)
 	json_put_int(facts, "rows_already_set", pass.counted[1]);
 	json_put_int(facts, "rows_already_same", pass.counted[2]);
 	json_put_text(facts, "source", b->description);
-	json_put_text(facts, "method", range_cursor.name);
+	json_put_text(facts, "method", b->options.method == METHOD_RANGES ? "ranges" : "pages");
 	run_note(run, json_end(facts));
 }
 
@@ -222,7 +223,10 @@ static void
 fill_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
-		.source = b->source,.rows = &range_cursor,.count_rows = true,
+		.source = b->source,.count_rows = true,
+		.rows = b->options.method == METHOD_RANGES ? &range_cursor : &page_cursor,
+		.only_so = b->options.method == METHOD_PAGES,
+		.bad = &b->bad,.max_errors = b->options.max_errors,
 		.measured = true,.limited = true,
 	.resumable = true,.start = checkpoint_position(run)};
 
@@ -238,7 +242,8 @@ static int64
 count_residue(JobRun *run, BackfillRun *b, int64 *unresolved)
 {
 	Pass		pass = {.what = STATEMENT_RESIDUE,.phase = "verifying",
-	.source = b->source,.rows = &range_cursor,.sets = ROWS_WHOLE};
+		.source = b->source,.rows = &range_cursor,.bad = &b->bad,
+	.sets = ROWS_WHOLE};
 
 	run_pass(run, &pass);
 	*unresolved = pass.counted[1];
@@ -250,7 +255,8 @@ static bool
 sweep_once(JobRun *run, BackfillRun *b)
 {
 	Pass		sweep = {.what = STATEMENT_FILL,.phase = "sweeping for residue",
-	.source = b->source,.rows = &range_cursor,.count_rows = true};
+		.source = b->source,.rows = &range_cursor,.count_rows = true,
+	.bad = &b->bad,.max_errors = b->options.max_errors};
 
 	run_pass(run, &sweep);
 	b->sweeps++;
@@ -287,6 +293,15 @@ sweep_and_verify(JobRun *run, BackfillRun *b)
 	int64		least = PG_INT64_MAX;
 	int			vain = 0;
 
+	/* a constant reaches all rows in one pass, so that there may be none left;
+	 * one snapshot tells */
+	if (b->source->kind == SOURCE_VALUE && b->sweeps == 0)
+	{
+		int64		unresolved;
+
+		if (count_residue(run, b, &unresolved) == 0)
+			return 0;
+	}
 	for (;;)
 	{
 		bool		clean = sweep_once(run, b);
@@ -362,6 +377,7 @@ assign_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 {
 	Pass		assign = {.what = STATEMENT_ASSIGN,.phase = "assigning orphans",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
+		.bad = &b->bad,.max_errors = b->options.max_errors,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 	int64		assigned = 0;
@@ -412,6 +428,29 @@ handle_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 						 run->job->id)));
 }
 
+/* All that could be done is done; but a job with rows that failed has not
+ * succeeded */
+static void
+raise_bad_rows(JobRun *run, const BackfillRun *b)
+{
+	JsonObject *facts = json_begin();
+
+	if (b->bad.rows == 0)
+		return;
+	json_put_int(facts, "rows_failed", b->bad.rows);
+	run_note(run, json_end(facts));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg_plural(INT64_FORMAT " row of %s could not be changed",
+						   INT64_FORMAT " rows of %s could not be changed",
+						   (unsigned long) b->bad.rows, b->bad.rows,
+						   job_relation_text(run->job)),
+			 errdetail("The other rows have their value. SELECT * FROM tenantmig.job_errors WHERE job = " INT64_FORMAT "; names each of these and what was wrong with it.",
+					   run->job->id),
+			 errhint("Mend them and SELECT tenantmig.retry(" INT64_FORMAT "), which goes on with what is left.",
+					 run->job->id)));
+}
+
 void
 backfill_run(JobRun *run)
 {
@@ -435,6 +474,7 @@ backfill_run(JobRun *run)
 	}
 	else if (residue > 0)
 		handle_orphans(run, &b, residue);
+	raise_bad_rows(run, &b);
 	STOP_POINT("backfill-verified");
 	write_fill_step(run, &b, "done");
 	if (b.options.keep_trigger)

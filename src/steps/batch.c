@@ -13,6 +13,7 @@
 
 #include <math.h>
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/instrument.h"
@@ -21,6 +22,7 @@
 #include "portability/instr_time.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
@@ -71,15 +73,23 @@ check_still_there(JobRun *run, Pass *pass)
 						quote_identifier(pass->source->column), now, run->job->id)));
 }
 
+/*
+ * The plan of the statement, kept for as long as its text stays the same.  The
+ * join with a parent is worth a look at each batch.
+ */
 static SPIPlanPtr
-leaf_plan(JobRun *run, Pass *pass, SourceStatement what)
+batch_plan(JobRun *run, Pass *pass, SourceStatement what)
 {
-	Oid			types[2] = {TIDOID, TIDOID};
-	char	   *text = source_statement(pass->source, what, pass->set.leaf,
-										pass->orphan_value);
+	bool		listed = pass->set.tids != NULL;
+	Oid			types[3] = {listed ? TIDARRAYOID : TIDOID, TIDOID, TIDARRAYOID};
+	int			places = listed ? PLACES_LISTED : PLACES_BETWEEN;
+	char	   *text;
 
-	if (pass->plan && pass->plan_leaf == pass->set.leaf &&
-		strcmp(text, pass->plan_text) == 0)
+	if (pass->bad && pass->bad->count > 0)
+		places |= PLACES_EXCEPT;
+	text = source_statement(pass->source, what, pass->set.leaf, places,
+							pass->orphan_value);
+	if (pass->plan && strcmp(text, pass->plan_text) == 0)
 		return pass->plan;
 	if (pass->plan)
 	{
@@ -87,14 +97,12 @@ leaf_plan(JobRun *run, Pass *pass, SourceStatement what)
 		pfree(pass->plan_text);
 		pass->plan = NULL;
 	}
-	/* the join with a parent is worth a look at each range */
-	pass->plan = SPI_prepare_cursor(text, 2, types,
+	pass->plan = SPI_prepare_cursor(text, 3, types,
 									pass->source->kind == SOURCE_VIA
 									? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
 	if (pass->plan == NULL)
 		elog(ERROR, "could not prepare: %s", text);
 	(void) SPI_keepplan(pass->plan);
-	pass->plan_leaf = pass->set.leaf;
 	pass->plan_text = MemoryContextStrdup(run->context, text);
 	return pass->plan;
 }
@@ -199,17 +207,20 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 {
 	SourceStatement what = pass->pass_over_locked
 		? passing_over_locked(pass->what) : pass->what;
-	Datum		values[2];
+	Datum		values[3];
 	Identity	saved;
 	int			result;
 
-	values[0] = tid_datum(pass->set.from);
+	values[0] = pass->set.tids ? PointerGetDatum(pass->set.tids)
+		: tid_datum(pass->set.from);
 	values[1] = tid_datum(pass->set.open ? MaxBlockNumber : pass->set.until);
+	values[2] = PointerGetDatum(pass->bad && pass->bad->count > 0
+								? tid_array(pass->bad->tids, pass->bad->count) : NULL);
 	if (!pass->pass_over_locked)
 		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
 	run_enter_owner(run, &saved);
 	start_time_limit(pass);
-	result = SPI_execute_plan(leaf_plan(run, pass, what), values, NULL, false, 0);
+	result = SPI_execute_plan(batch_plan(run, pass, what), values, NULL, false, 0);
 	stop_time_limit();
 	CHECK_FOR_INTERRUPTS();
 	if (result < 0)
@@ -221,12 +232,12 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 			pass->counted[i] += query_get_int8(0, i + 1, 0);
 }
 
-/* Where a resumed job goes on; for passes that can be resumed */
-void
-pass_set_checkpoint(JobRun *run, const Pass *pass, RowPosition position)
+/* Where a resumed job goes on: what is done for good, without this batch */
+static void
+set_checkpoint(JobRun *run, const Pass *pass)
 {
 	Progress   *p = &run->progress;
-	MemoryContext context = MemoryContextSwitchTo(run->scratch);
+	RowPosition position = feed_position(pass->feed);
 	JsonObject *checkpoint = json_begin();
 	Jsonb	   *now;
 
@@ -237,7 +248,6 @@ pass_set_checkpoint(JobRun *run, const Pass *pass, RowPosition position)
 		pfree(p->checkpoint);
 	p->checkpoint = MemoryContextAlloc(run->context, VARSIZE(now));
 	memcpy(p->checkpoint, now, VARSIZE(now));
-	MemoryContextSwitchTo(context);
 }
 
 /*
@@ -267,19 +277,43 @@ static void
 add_progress(JobRun *run, Pass *pass)
 {
 	Progress   *p = &run->progress;
+	FeedProgress feed;
 
 	p->wal_bytes += pass->cost.wal_bytes;
 	p->batches++;
 	if (pass->count_rows)
 		p->rows_done += pass->cost.rows;
 	add_rate(run, pass);
-	pass->rows->blocks(pass->cursor, &p->blocks_done, &p->blocks_total);
-	p->blocks_done += pass->set.until - pass->set.from;
+	feed = feed_progress(pass->feed);
+	p->blocks_done = feed.blocks_done;
+	p->blocks_total = feed.blocks_total;
+	if (pass->set.tids == NULL)
+		p->blocks_done += pass->set.until - pass->set.from;
 	if (pass->resumable)
-		pass_set_checkpoint(run, pass, (RowPosition)
-					   {
-						   pass->set.leaf, pass->set.until
-					   });
+		set_checkpoint(run, pass);
+}
+
+/* Rows of a leaf whose updates in this transaction were HOT; counted by the
+ * server as they are made */
+static int64
+hot_updates(Oid leaf)
+{
+	return DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_hot_updated,
+											 ObjectIdGetDatum(leaf)));
+}
+
+/* A part of a set that was split: its leaf may have gone since */
+static bool
+take_part(Pass *pass)
+{
+	Relation	relation;
+
+	pass->set = *(RowSet *) linitial(pass->parts);
+	relation = try_table_open(pass->set.leaf, RowExclusiveLock);
+	if (relation == NULL)
+		return false;
+	table_close(relation, NoLock);
+	return true;
 }
 
 static void
@@ -302,21 +336,36 @@ batch_body(JobRun *run, void *arg)
 	instr_time	start;
 	instr_time	end;
 	uint64		wal = pgWalUsage.wal_bytes;
+	int64		hot;
 
 	run_check_request(run);
 	throttle_read(&pass->throttle, run->job->options);
 	check_still_there(run, pass);
 	set_batch_timeouts(pass);
-	pass->at_end = !pass->rows->next(pass->cursor, &pass->set);
-	if (pass->at_end)
+	memset(&pass->cost, 0, sizeof(pass->cost));
+	if (pass->parts != NIL)
+	{
+		pass->answer = ROWS_NEXT;
+		if (!take_part(pass))
+			return;
+	}
+	else
+	{
+		pass->answer = pass->rows->next(pass->cursor, &pass->set);
+		pass->whole = pass->set;
+	}
+	if (pass->answer != ROWS_NEXT)
 		return;
 
+	hot = hot_updates(pass->set.leaf);
 	INSTR_TIME_SET_CURRENT(start);
 	execute_batch(run, pass, &pass->cost.rows);
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
 	pass->cost.ms = INSTR_TIME_GET_MILLISEC(end);
 	pass->cost.wal_bytes = (int64) (pgWalUsage.wal_bytes - wal);
+	pass->outcome.hot_rows += hot_updates(pass->set.leaf) - hot;
+	pass->outcome.xid = GetCurrentTransactionIdIfAny();
 	if (pass->count_rows)
 		STOP_POINT("batch-updated");
 	clear_stalled(run);

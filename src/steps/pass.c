@@ -13,20 +13,34 @@
 #include "engine/settings.h"
 #include "engine/stop_point.h"
 #include "steps/pass.h"
+#include "steps/target.h"
 
 /* Batches that pass over locked rows at once, after one that ran into some */
 #define WARY_BATCHES	8
+
+/* How long to rest when no rows can be worked on, in ms */
+#define REST_MS		2
 
 static void
 open_body(JobRun *run, void *arg)
 {
 	Pass	   *pass = arg;
 
+	RowRequest	request = {.taker = pass->taker,.size = pass->sets,
+		.source = pass->source,.only = pass->only_so};
+
 	throttle_read(&pass->throttle, run->job->options);
-	pass->cursor = pass->rows->open(run->context, run->relid, pass->start,
-									pass->sets == ROWS_ADAPTED &&
-									pass->throttle.max_rows_per_second > 0
-									? ROWS_FEW : pass->sets);
+	if (pass->feed == NULL)
+	{
+		List	   *leaves = target_leaves(run->relid);
+
+		pass->feed = MemoryContextAlloc(run->context, feed_size(list_length(leaves)));
+		feed_init(pass->feed, run->relid, leaves, pass->start);
+	}
+	request.feed = pass->feed;
+	if (pass->sets == ROWS_ADAPTED && pass->throttle.max_rows_per_second > 0)
+		request.size = ROWS_FEW;
+	pass->cursor = pass->rows->open(run->context, &request);
 }
 
 /*
@@ -39,6 +53,11 @@ batch_failed(JobRun *run, Pass *pass, ErrorData *error, int attempt)
 {
 	bool		out_of_time = batch_out_of_time_taken(error);
 
+	if (!out_of_time && pass->bad && split_helps(error))
+	{
+		split_failed(run, pass, error);
+		return;
+	}
 	if (!out_of_time &&
 		(!run_is_transient(error) || attempt >= setting_lock_retries))
 		ReThrowError(error);
@@ -57,6 +76,63 @@ batch_failed(JobRun *run, Pass *pass, ErrorData *error, int attempt)
 												  error->message));
 }
 
+/* The batch has committed */
+static void
+batch_done(Pass *pass)
+{
+	if (pass->wary > 0)
+		pass->wary--;
+	pass->pass_over_locked = pass->wary > 0;
+	pass->updated += pass->cost.rows;
+	feed_add_rows(pass->feed, pass->cost.rows);
+	pass->outcome.rows += pass->cost.rows;
+	pass->outcome.ms += pass->cost.ms;
+	split_forget_part(pass);
+	if (pass->parts != NIL)
+		return;
+	pass->rows->done(pass->cursor, &pass->whole, &pass->outcome,
+					 pass->throttle.batch_target);
+	if (pass->throttle.max_rows_per_second > 0 &&
+		pass->cost.rows > pass->throttle.max_rows_per_second)
+		pass->rows->shrink(pass->cursor);
+	memset(&pass->outcome, 0, sizeof(pass->outcome));
+}
+
+/* One transaction, or a moment without one; its error, if it has none that
+ * another attempt can mend, is raised */
+static void
+one_batch(JobRun *run, Pass *pass, int *attempt)
+{
+	Progress	before = run->progress;
+	int64		counted[lengthof(pass->counted)];
+	RowOutcome	outcome = pass->outcome;
+	ErrorData  *error;
+
+	memcpy(counted, pass->counted, sizeof(counted));
+	error = run_transaction(run, batch_body, pass);
+	if (error)
+	{
+		memcpy(pass->counted, counted, sizeof(counted));
+		before.checkpoint = run->progress.checkpoint;
+		before.throttle_reason = run->progress.throttle_reason;
+		run->progress = before;
+		pass->outcome = outcome;
+		batch_failed(run, pass, error, (*attempt)++);
+		FreeErrorData(error);
+		return;
+	}
+	*attempt = 0;
+	if (pass->answer == ROWS_WAIT)
+		run_rest(run, REST_MS, "waiting for old row versions to be no longer needed");
+	if (pass->answer != ROWS_NEXT)
+		return;
+	batch_done(pass);
+	pass->last_commit = GetCurrentTimestamp();
+	STOP_POINT("batch-committed");
+	STOP_POINT(pass->phase);
+	throttle_wait(run, &pass->cost);
+}
+
 void
 run_pass(JobRun *run, Pass *pass)
 {
@@ -71,44 +147,11 @@ run_pass(JobRun *run, Pass *pass)
 	run_or_error(run, open_body, pass);
 	throttle_wait(run, &nothing);
 	pass->started = pass->last_commit = GetCurrentTimestamp();
-	for (;;)
-	{
-		Progress	before = run->progress;
-		int64		counted[lengthof(pass->counted)];
-		ErrorData  *error;
-
-		memcpy(counted, pass->counted, sizeof(counted));
-		error = run_transaction(run, batch_body, pass);
-		if (error)
-		{
-			memcpy(pass->counted, counted, sizeof(counted));
-			before.checkpoint = run->progress.checkpoint;
-			before.throttle_reason = run->progress.throttle_reason;
-			run->progress = before;
-			if (pass->resumable)
-				pass_set_checkpoint(run, pass, pass->rows->position(pass->cursor));
-			batch_failed(run, pass, error, attempt++);
-			FreeErrorData(error);
-			continue;
-		}
-		if (pass->at_end)
-			break;
-		attempt = 0;
-		if (pass->wary > 0)
-			pass->wary--;
-		pass->pass_over_locked = pass->wary > 0;
-		pass->updated += pass->cost.rows;
-		pass->rows->done(pass->cursor, &pass->set, pass->cost.ms,
-						 pass->throttle.batch_target);
-		if (pass->throttle.max_rows_per_second > 0 &&
-			pass->cost.rows > pass->throttle.max_rows_per_second)
-			pass->rows->shrink(pass->cursor);
-		pass->last_commit = GetCurrentTimestamp();
-		STOP_POINT("batch-committed");
-		STOP_POINT(pass->phase);
-		throttle_wait(run, &pass->cost);
-	}
+	do
+		one_batch(run, pass, &attempt);
+	while (pass->answer != ROWS_END);
 	if (pass->plan)
 		SPI_freeplan(pass->plan);
 	pass->plan = NULL;
+	pass->feed = NULL;
 }

@@ -12,7 +12,15 @@
 #include "steps/rows.h"
 #include "steps/source.h"
 
-/* One pass of one statement over the table */
+/* Rows that failed, by their places, which later batches leave out */
+typedef struct BadRows
+{
+	ItemPointerData *tids;
+	int			count;
+	int			room;
+	int64		rows;			/* told apart by their keys */
+} BadRows;
+
 typedef struct Pass
 {
 	SourceStatement what;
@@ -20,17 +28,25 @@ typedef struct Pass
 	Source	   *source;
 	const char *orphan_value;
 	const RowCursorOps *rows;
+	bool		only_so;		/* no other way of choosing rows instead */
 	RowCursor  *cursor;
+	Feed	   *feed;			/* NULL: one of its own, from "start" on */
+	int			taker;			/* which of those that share the feed */
 	RowPosition start;
 	bool		resumable;		/* its position goes into the checkpoint */
 	bool		count_rows;		/* its updates count as progress */
 	bool		measured;		/* its speed is the speed of the job */
 	bool		limited;		/* its batches have a time limit */
+	int64		max_errors;		/* rows that may fail */
+	BadRows    *bad;			/* those that have; NULL: a row that fails ends it */
 	RowSetSize	sets;
 
 	/* the batch at hand */
+	RowAnswer	answer;
 	RowSet		set;
-	bool		at_end;
+	RowSet		whole;			/* the set, before it was split */
+	List	   *parts;			/* of RowSet *: of the set, still to be done */
+	RowOutcome	outcome;		/* of all parts */
 	bool		pass_over_locked;
 	int			wary;			/* so many more batches pass over locked rows */
 	Throttle	throttle;
@@ -39,7 +55,6 @@ typedef struct Pass
 	TimestampTz last_commit;
 
 	/* the plan of the statement for one leaf, as SPI keeps it */
-	Oid			plan_leaf;
 	char	   *plan_text;
 	SPIPlanPtr	plan;
 
@@ -62,8 +77,19 @@ extern void batch_body(JobRun *run, void *pass);
 /* For the error that a batch ended with: whether it was its time limit */
 extern bool batch_out_of_time_taken(const ErrorData *error);
 
-/* Where a resumed job goes on; for passes that can be resumed */
-extern void pass_set_checkpoint(JobRun *run, const Pass *pass,
-								RowPosition position);
+/* --- split.c --- */
+
+/* Whether the error is about rows, so that others may pass */
+extern bool split_helps(const ErrorData *error);
+
+/* The set at hand has failed: put its halves in its place, or, when it was one
+ * row, record it.  Raises the error when that is one too many. */
+extern void split_failed(JobRun *run, Pass *pass, ErrorData *error);
+
+/* The part of a split set that was at hand is done */
+extern void split_forget_part(Pass *pass);
+
+/* Arrays of tids, in the current context */
+extern ArrayType *tid_array(const ItemPointerData *tids, int count);
 
 #endif							/* TENANTMIG_PASS_H */

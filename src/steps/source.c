@@ -184,11 +184,17 @@ has_value(const Source *source)
 }
 
 static char *
-between_tids(const Source *source)
+in_places(const Source *source, int places)
 {
+	const char *except = places & PLACES_EXCEPT
+		? psprintf(" AND %s.ctid OPERATOR(pg_catalog.<>) ALL ($3)", alias(source)) : "";
+
+	if (places & PLACES_LISTED)
+		return psprintf("%s.ctid OPERATOR(pg_catalog.=) ANY ($1)%s",
+						alias(source), except);
 	return psprintf("%s.ctid OPERATOR(pg_catalog.>=) $1 AND "
-					"%s.ctid OPERATOR(pg_catalog.<) $2",
-					alias(source), alias(source));
+					"%s.ctid OPERATOR(pg_catalog.<) $2%s",
+					alias(source), alias(source), except);
 }
 
 static char *
@@ -241,7 +247,7 @@ has_no_value(const Source *source)
  */
 static void
 begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
-			 const char *from, const char *condition, bool unlocked)
+			 const char *from, const char *condition, int places, bool unlocked)
 {
 	initStringInfo(buf);
 	appendStringInfo(buf, "UPDATE %s SET %s = %s", leaf_from(source, leaf),
@@ -253,20 +259,20 @@ begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
 						 "SELECT %s.ctid FROM %s WHERE %s AND %s "
 						 "FOR NO KEY UPDATE SKIP LOCKED))",
 						 alias(source), alias(source), leaf_from(source, leaf),
-						 between_tids(source), condition);
+						 in_places(source, places), condition);
 	else
-		appendStringInfo(buf, " WHERE %s", between_tids(source));
+		appendStringInfo(buf, " WHERE %s", in_places(source, places));
 	appendStringInfo(buf, " AND %s", condition);
 }
 
 static char *
-fill_statement(const Source *source, Oid leaf, bool unlocked)
+fill_statement(const Source *source, Oid leaf, int places, bool unlocked)
 {
 	StringInfoData buf;
 
 	begin_update(&buf, source, leaf, new_value(source),
 				 source->kind == SOURCE_VIA ? parent_from(source) : NULL,
-				 needs_value(source), unlocked);
+				 needs_value(source), places, unlocked);
 	appendStringInfo(&buf, " AND %s", has_value(source));
 	if (source->kind == SOURCE_VIA)
 		appendStringInfo(&buf, " AND %s", parent_join(source));
@@ -276,19 +282,19 @@ fill_statement(const Source *source, Oid leaf, bool unlocked)
 /* A row that has got a value in its source meanwhile is no orphan any more */
 static char *
 assign_statement(const Source *source, Oid leaf, const char *orphan_value,
-				 bool unlocked)
+				 int places, bool unlocked)
 {
 	StringInfoData buf;
 
 	begin_update(&buf, source, leaf, typed_literal(source, orphan_value), NULL,
 				 psprintf("%s AND %s", needs_value(source), has_no_value(source)),
-				 unlocked);
+				 places, unlocked);
 	return buf.data;
 }
 
 static char *
 unfill_statement(const Source *source, Oid leaf, const char *orphan_value,
-				 bool unlocked)
+				 int places, bool unlocked)
 {
 	StringInfoData buf;
 
@@ -297,45 +303,8 @@ unfill_statement(const Source *source, Oid leaf, const char *orphan_value,
 				 NULL,
 				 psprintf("NOT (%s) AND %s", needs_value(source),
 						  has_given_value(source, orphan_value)),
-				 unlocked);
+				 places, unlocked);
 	return buf.data;
-}
-
-char *
-source_statement(const Source *source, SourceStatement what, Oid leaf,
-				 const char *orphan_value)
-{
-	switch (what)
-	{
-		case STATEMENT_COUNT:
-			return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
-							"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
-							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s) "
-							"FROM %s WHERE %s",
-							needs_value(source), needs_value(source),
-							needs_value(source),
-							has_given_value(source, orphan_value),
-							leaf_from(source, leaf), between_tids(source));
-		case STATEMENT_FILL:
-			return fill_statement(source, leaf, false);
-		case STATEMENT_FILL_UNLOCKED:
-			return fill_statement(source, leaf, true);
-		case STATEMENT_ASSIGN:
-			return assign_statement(source, leaf, orphan_value, false);
-		case STATEMENT_ASSIGN_UNLOCKED:
-			return assign_statement(source, leaf, orphan_value, true);
-		case STATEMENT_RESIDUE:
-			return psprintf("SELECT pg_catalog.count(*), "
-							"pg_catalog.count(*) FILTER (WHERE %s) "
-							"FROM %s WHERE %s AND %s",
-							has_no_value(source), leaf_from(source, leaf),
-							between_tids(source), needs_value(source));
-		case STATEMENT_UNFILL:
-			return unfill_statement(source, leaf, orphan_value, false);
-		case STATEMENT_UNFILL_UNLOCKED:
-			return unfill_statement(source, leaf, orphan_value, true);
-	}
-	return NULL;
 }
 
 /* jsonb of the primary key of a row, or of its place when it has none */
@@ -360,6 +329,49 @@ key_expression(const Source *source, Oid leaf)
 	if (buf.len == 0)
 		appendStringInfo(&buf, "'ctid', %s.ctid::text", alias(source));
 	return psprintf("pg_catalog.jsonb_build_object(%s)", buf.data);
+}
+
+char *
+source_statement(const Source *source, SourceStatement what, Oid leaf,
+				 int places, const char *orphan_value)
+{
+	switch (what)
+	{
+		case STATEMENT_COUNT:
+			return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
+							"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
+							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s) "
+							"FROM %s WHERE %s",
+							needs_value(source), needs_value(source),
+							needs_value(source),
+							has_given_value(source, orphan_value),
+							leaf_from(source, leaf), in_places(source, places));
+		case STATEMENT_FILL:
+			return fill_statement(source, leaf, places, false);
+		case STATEMENT_FILL_UNLOCKED:
+			return fill_statement(source, leaf, places, true);
+		case STATEMENT_ASSIGN:
+			return assign_statement(source, leaf, orphan_value, places, false);
+		case STATEMENT_ASSIGN_UNLOCKED:
+			return assign_statement(source, leaf, orphan_value, places, true);
+		case STATEMENT_RESIDUE:
+			return psprintf("SELECT pg_catalog.count(*), "
+							"pg_catalog.count(*) FILTER (WHERE %s) "
+							"FROM %s WHERE %s AND %s",
+							has_no_value(source), leaf_from(source, leaf),
+							in_places(source, places), needs_value(source));
+		case STATEMENT_UNFILL:
+			return unfill_statement(source, leaf, orphan_value, places, false);
+		case STATEMENT_UNFILL_UNLOCKED:
+			return unfill_statement(source, leaf, orphan_value, places, true);
+		case STATEMENT_PLACES:
+			return psprintf("SELECT %s.ctid FROM %s WHERE %s", alias(source),
+							leaf_from(source, leaf), in_places(source, places));
+		case STATEMENT_KEY:
+			return psprintf("SELECT %s FROM %s WHERE %s", key_expression(source, leaf),
+							leaf_from(source, leaf), in_places(source, places));
+	}
+	return NULL;
 }
 
 List *

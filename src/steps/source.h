@@ -68,15 +68,26 @@ typedef enum SourceStatement
 	/* (from, until): take back the value from the rows that have the one
 	 * they would get, or the orphan value */
 	STATEMENT_UNFILL,
-	STATEMENT_UNFILL_UNLOCKED
+	STATEMENT_UNFILL_UNLOCKED,
+	/* (from, until) -> where the rows are */
+	STATEMENT_PLACES,
+	/* -> the key of the row, for people */
+	STATEMENT_KEY
 } SourceStatement;
 
-/*
- * The text of a statement for one leaf.  $1 and $2 are the tids between which
- * it works, the first included.
- */
+/* Which rows of the leaf a statement works on */
+typedef enum SourcePlaces
+{
+	PLACES_BETWEEN = 0,			/* those between two tids, $1 and $2, the first
+								 * included */
+	PLACES_LISTED = 1,			/* those at the tids of the array $1 */
+	PLACES_EXCEPT = 2			/* added to one of these: not those of the array
+								 * $3 */
+} SourcePlaces;
+
+/* The text of a statement for one leaf */
 extern char *source_statement(const Source *source, SourceStatement what,
-							  Oid leaf, const char *orphan_value);
+							  Oid leaf, int places, const char *orphan_value);
 
 /* Keys (the texts of jsonb objects) of up to "limit" rows of a leaf that need
  * a value; unresolved: only of those that the source has no value for.  Reads

@@ -1,0 +1,71 @@
+/*
+ * feed.h
+ *		Where a pass stands: the leaves of a table, cut into pieces.
+ *
+ * A feed gives each piece of a table to one taker.  It lies in memory of its
+ * own, or in memory that several workers share; then they take turns.  Which
+ * rows of a piece come first, and how much of it is one batch, is not its
+ * business (rows.h).
+ *
+ * What is not yet done of a piece is held by its taker.  The position of the
+ * feed is the place before which nothing is held: what a checkpoint needs.
+ */
+#ifndef TENANTMIG_FEED_H
+#define TENANTMIG_FEED_H
+
+#include "nodes/pg_list.h"
+#include "storage/block.h"
+
+#define FEED_MOST_TAKERS	16
+
+/* A position as it is kept in a checkpoint */
+typedef struct RowPosition
+{
+	Oid			leaf;			/* InvalidOid: at the start */
+	BlockNumber block;
+} RowPosition;
+
+/* Blocks [from, until) of a leaf */
+typedef struct Piece
+{
+	int			number;			/* of the leaf in the feed */
+	Oid			leaf;
+	BlockNumber from;
+	BlockNumber until;
+	bool		last;			/* nothing of the leaf comes after it */
+} Piece;
+
+typedef struct FeedProgress
+{
+	int64		blocks_done;
+	int64		blocks_total;
+	int			leaves_done;
+	int			leaves_total;
+	int64		rows;			/* changed by all takers */
+} FeedProgress;
+
+typedef struct Feed Feed;
+
+extern Size feed_size(int leaves);
+
+/* Within a transaction: the leaves as they are now, from a position on */
+extern void feed_init(Feed *feed, Oid relid, List *leaves, RowPosition from);
+
+/*
+ * The next piece, of up to so many blocks; false when there is none.  Within a
+ * transaction: leaves the leaf locked.  The taker holds it.
+ */
+extern bool feed_take(Feed *feed, int taker, double blocks, Piece *piece);
+
+/* Within a transaction: lock the leaf of a piece again, and say how many
+ * blocks it has now; 0 when it is gone or no part of the table any more */
+extern BlockNumber feed_lock_leaf(Feed *feed, const Piece *piece);
+
+/* All that the taker holds begins here from now on; NULL: it holds nothing */
+extern void feed_hold(Feed *feed, int taker, const Piece *piece);
+
+extern void feed_add_rows(Feed *feed, int64 rows);
+extern RowPosition feed_position(Feed *feed);
+extern FeedProgress feed_progress(Feed *feed);
+
+#endif							/* TENANTMIG_FEED_H */
