@@ -150,9 +150,11 @@ CREATE TABLE tenantmig.job_progress (
     wal_bytes bigint NOT NULL DEFAULT 0,
     batches bigint NOT NULL DEFAULT 0,
     throttle_reason text,
+    throttle_facts jsonb NOT NULL DEFAULT '{}',
     checkpoint jsonb NOT NULL DEFAULT '{}',
     updated_at timestamptz
 ) WITH (fillfactor = 50);
+COMMENT ON COLUMN tenantmig.job_progress.throttle_facts IS 'What the process at work knows of its limits, for tenantmig.throttles()';
 COMMENT ON TABLE tenantmig.job_progress IS 'How far a job is; written in the transaction of each batch; look at it through tenantmig.stat_progress';
 
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job', '');

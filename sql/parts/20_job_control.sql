@@ -25,6 +25,11 @@ CREATE FUNCTION tenantmig.alter_job(job bigint, options jsonb) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_alter_job';
 COMMENT ON FUNCTION tenantmig.alter_job(bigint, jsonb) IS 'Change throttles and batch limits of a job that has not ended; null takes one away';
 
+CREATE FUNCTION tenantmig.throttles(job bigint)
+RETURNS TABLE (name text, current text, limit_value text, source text, in_force boolean)
+LANGUAGE c STABLE ROWS 9 AS 'MODULE_PATHNAME', 'tenantmig_throttles';
+COMMENT ON FUNCTION tenantmig.throttles(bigint) IS 'The limits of a job: where each stands now, where it comes from, and whether the job rests for it';
+
 CREATE PROCEDURE tenantmig.wait(job bigint, timeout interval DEFAULT NULL)
 LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_wait';
 COMMENT ON PROCEDURE tenantmig.wait(bigint, interval) IS 'Wait for a job to end; raises its error if it failed';

@@ -9,6 +9,7 @@
 #ifndef TENANTMIG_JOB_H
 #define TENANTMIG_JOB_H
 
+#include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "storage/lock.h"
 #include "utils/jsonb.h"
@@ -80,6 +81,9 @@ extern void job_record_end(int64 job);
  * 42501 when the current user may not see it. */
 extern Job *job_read(int64 id);
 extern Job *job_get(int64 id);
+
+/* The first argument of a function that is called for a job; 22004 if null */
+extern int64 job_argument(FunctionCallInfo fcinfo);
 
 /* The state a job is in now: paused when its process is gone, or when it was
  * recorded elsewhere */

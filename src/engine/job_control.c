@@ -70,8 +70,8 @@ get_for_control(int64 id, const char **state)
 	return job;
 }
 
-/* The first argument; a migration whose variable is empty must not go on */
-static int64
+/* A migration whose variable is empty must not go on */
+int64
 job_argument(FunctionCallInfo fcinfo)
 {
 	if (PG_ARGISNULL(0))

@@ -180,6 +180,33 @@ lock_slots_taken(void)
 	return count_holders(&tag, setting_max_workers, &pid);
 }
 
+/* Whether this is the lock of a job or of a slot, and pid has it */
+static bool
+is_work(const LockInstanceData *lock)
+{
+	return lock->locktag.locktag_type == LOCKTAG_ADVISORY &&
+		(lock->locktag.locktag_field4 == LOCK_JOB ||
+		 lock->locktag.locktag_field4 == LOCK_SLOT) &&
+		(lock->holdMask & LOCKBIT_ON(ExclusiveLock)) != 0;
+}
+
+int
+lock_workers(void)
+{
+	LockData   *data = GetLockStatusData();
+	List	   *pids = NIL;
+	int			count;
+
+	for (int i = 0; i < data->nelements; i++)
+		if (is_work(&data->locks[i]))
+			pids = list_append_unique_int(pids, data->locks[i].pid);
+	count = list_length(pids);
+	list_free(pids);
+	pfree(data->locks);
+	pfree(data);
+	return count;
+}
+
 void
 lock_recording(Oid relid)
 {
@@ -385,6 +412,90 @@ lock_tree_or_error(Oid relid, LOCKMODE mode)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/* --- who waits for this process -------------------------------------- */
+
+/* Whether any process waits for a lock; as of a moment ago */
+static bool
+somebody_waits(void)
+{
+	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
+	{
+		volatile PGPROC *proc = &ProcGlobal->allProcs[i];
+
+		if (proc->waitStatus == PROC_WAIT_STATUS_WAITING && proc->pid != 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether "waiter" waits for this process or for one that does ("waits"), by
+ * what they hold; or behind one that asks for a conflicting lock, since the
+ * queue is served in order.
+ */
+static bool
+waits_for_us(const LockData *data, int waiter, const bool *waits)
+{
+	const LockInstanceData *w = &data->locks[waiter];
+
+	for (int i = 0; i < data->nelements; i++)
+	{
+		const LockInstanceData *l = &data->locks[i];
+		bool		ours = l->pid == MyProcPid;
+
+		if (i == waiter || l->pid == w->pid ||
+			memcmp(&l->locktag, &w->locktag, sizeof(LOCKTAG)) != 0)
+			continue;
+		for (LOCKMODE mode = 1; mode <= MaxLockMode; mode++)
+			if (DoLockModesConflict(mode, w->waitLockMode) &&
+				(((l->holdMask & LOCKBIT_ON(mode)) != 0 && (ours || waits[i])) ||
+				 (l->waitLockMode == mode && waits[i] && l->waitStart < w->waitStart)))
+				return true;
+	}
+	return false;
+}
+
+/* All locks of a process that waits count as those of one that waits */
+static void
+mark_process(const LockData *data, int pid, bool *waits)
+{
+	for (int i = 0; i < data->nelements; i++)
+		if (data->locks[i].pid == pid)
+			waits[i] = true;
+}
+
+int
+lock_waiters(void)
+{
+	LockData   *data;
+	bool	   *waits;
+	int			count = 0;
+	int			before;
+
+	if (!somebody_waits())
+		return 0;
+	data = GetLockStatusData();
+	waits = palloc0(sizeof(bool) * Max(data->nelements, 1));
+	do
+	{
+		before = count;
+		for (int i = 0; i < data->nelements; i++)
+		{
+			const LockInstanceData *w = &data->locks[i];
+
+			if (w->waitLockMode == NoLock || waits[i] || w->pid == MyProcPid ||
+				!waits_for_us(data, i, waits))
+				continue;
+			mark_process(data, w->pid, waits);
+			count++;
+		}
+	} while (count > before);
+	pfree(waits);
+	pfree(data->locks);
+	pfree(data);
+	return count;
 }
 
 const char *

@@ -20,6 +20,10 @@ extern int	lock_claim_slot(void);
 extern void lock_release_slot(int slot);
 extern int	lock_slots_taken(void);
 
+/* How many processes of the server work on jobs, in whatever database: in
+ * workers, in CALL run() */
+extern int	lock_workers(void);
+
 /* Until the end of the transaction: two sessions that record jobs on the same
  * table do so one after the other. */
 extern void lock_recording(Oid relid);
@@ -45,6 +49,14 @@ extern void lock_tree_or_error(Oid relid, LOCKMODE mode);
 
 /* Raise 55P03 that names the blocker */
 pg_noreturn extern void lock_not_had(const LockBlocker *blocker);
+
+/*
+ * Within a transaction that is about to commit: how many other sessions wait
+ * for what this process holds, or stand in the queue behind one that does.
+ * Whoever waited for this transaction still waits, so nobody is missed.  As
+ * long as nobody waits for anything it costs a look at each process.
+ */
+extern int	lock_waiters(void);
 
 /* How long to rest before the attempt after this one, in ms; attempt from 0 */
 extern int	lock_backoff(int attempt);

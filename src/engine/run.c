@@ -27,6 +27,7 @@
 #include "engine/settings.h"
 #include "engine/step.h"
 #include "engine/stop_point.h"
+#include "engine/throttle.h"
 
 /* --- transactions ---------------------------------------------------- */
 
@@ -379,6 +380,7 @@ run_write_progress(JobRun *run)
 			   "blocks_done = $6, rows_per_second = $7, wal_bytes = $8, "
 			   "batches = $9, throttle_reason = $10, "
 			   "checkpoint = COALESCE($11, checkpoint), "
+			   "throttle_facts = COALESCE($12, throttle_facts), "
 			   "updated_at = clock_timestamp() WHERE job = $1");
 	query_int8(&query, run->job->id);
 	query_text(&query, p->phase);
@@ -391,6 +393,7 @@ run_write_progress(JobRun *run)
 	query_int8(&query, p->batches);
 	query_text(&query, p->throttle_reason);
 	query_jsonb(&query, p->checkpoint);
+	query_jsonb(&query, throttle_facts(run));
 	SPI_connect();
 	query_run(&query);
 	SPI_finish();

@@ -22,6 +22,8 @@ typedef struct Progress
 	Jsonb	   *checkpoint;		/* in the run's context */
 } Progress;
 
+typedef struct ThrottleState ThrottleState;
+
 typedef struct JobRun
 {
 	Job		   *job;
@@ -35,6 +37,8 @@ typedef struct JobRun
 	MemoryContext context;		/* lives as long as the run */
 	MemoryContext scratch;		/* reset before every transaction */
 	Progress	progress;
+	int			sharers;		/* processes at work on this job; 0 is 1 */
+	ThrottleState *throttle;	/* made by throttle_wait() */
 } JobRun;
 
 /*

@@ -20,12 +20,53 @@ int			setting_max_workers = 2;
 int			setting_batch_target = 200;
 int			setting_max_wal_rate = 0;
 int			setting_max_replication_lag = 0;
+int			setting_max_slot_retention = 0;
+int			setting_max_archive_backlog = 0;
+bool		setting_yield_to_vacuum = true;
+int			setting_max_vacuum_rest = 600000;
+int			setting_max_waiters = 0;
 double		setting_nice = 0;
 bool		setting_autostart = true;
 
 #ifdef TENANTMIG_STOP_POINTS
 char	   *setting_stop_point = NULL;
 #endif
+
+/* Limits on what others than the job show */
+static void
+define_limits_on_server(void)
+{
+	DefineCustomIntVariable("tenantmig.max_replication_lag",
+							"A job rests while a standby replays later than this.",
+							"Zero means no limit.",
+							&setting_max_replication_lag, 0, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("tenantmig.max_slot_retention",
+							"A job rests while a replication slot retains more WAL than this.",
+							"Zero means no limit.",
+							&setting_max_slot_retention, 0, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("tenantmig.max_archive_backlog",
+							"A job rests while more WAL segments than this wait for the archiver.",
+							"Zero means no limit.",
+							&setting_max_archive_backlog, 0, 0, INT_MAX,
+							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("tenantmig.yield_to_vacuum",
+							 "A job rests while its table is vacuumed.",
+							 "No longer than tenantmig.max_vacuum_rest.",
+							 &setting_yield_to_vacuum, true,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("tenantmig.max_vacuum_rest",
+							"Longest time that a job rests because its table is vacuumed.",
+							"Then it goes on until there is no VACUUM of the table any more.",
+							&setting_max_vacuum_rest, 600000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("tenantmig.max_waiters",
+							"A job rests, and takes smaller batches, if more sessions than this waited for its last batch.",
+							"-1 means no limit.",
+							&setting_max_waiters, 0, -1, INT_MAX,
+							PGC_USERSET, 0, NULL, NULL, NULL);
+}
 
 void
 settings_define(void)
@@ -51,15 +92,11 @@ settings_define(void)
 							&setting_batch_target, 200, 1, 60000,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("tenantmig.max_wal_rate",
-							"Most WAL that a job may write in a second.",
-							"Zero means no limit.",
+							"Most WAL that all jobs together may write in a second.",
+							"Each process that works on a job has an equal part of it. Zero means no limit.",
 							&setting_max_wal_rate, 0, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
-	DefineCustomIntVariable("tenantmig.max_replication_lag",
-							"A job rests while a standby replays later than this.",
-							"Zero means no limit.",
-							&setting_max_replication_lag, 0, 0, INT_MAX,
-							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	define_limits_on_server();
 	DefineCustomRealVariable("tenantmig.nice",
 							 "Time a job rests after each batch, as a share of the time the batch took.",
 							 "1 means as long as the batch took.",

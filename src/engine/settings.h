@@ -11,6 +11,11 @@ extern int	setting_max_workers;
 extern int	setting_batch_target;	/* ms */
 extern int	setting_max_wal_rate;	/* kB per second, 0: no limit */
 extern int	setting_max_replication_lag;	/* ms, 0: no limit */
+extern int	setting_max_slot_retention; /* MB, 0: no limit */
+extern int	setting_max_archive_backlog;	/* segments, 0: no limit */
+extern bool setting_yield_to_vacuum;
+extern int	setting_max_vacuum_rest;	/* ms */
+extern int	setting_max_waiters;	/* -1: no limit */
 extern double setting_nice;
 extern bool setting_autostart;
 

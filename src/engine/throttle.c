@@ -1,268 +1,281 @@
 /*
  * throttle.c
- *		How much of the server a job may take.
+ *		Rests between batches.
  *
  * Between two batches, with no transaction open, the job rests for the
- * longest of what the throttles ask: a share of its own work (nice), the rows
- * and the WAL it may write in a second, standbys that have fallen behind, and
- * a window of the day in which it must not work.  The options are read again
- * in every batch, so alter_job() works on a running job; each rest is cut into
- * pieces, so that pause, cancel and changed options are seen within a second.
+ * longest of what its limits ask (throttle_limits.c).  The options are read
+ * again in every batch and every second of a rest, so alter_job() works on a
+ * running job; each rest is cut into pieces, so that pause, cancel and changed
+ * options are seen within a second.
+ *
+ * Rows and WAL go through a bucket that leaks at the rate that is allowed, as
+ * long as the batch executes or the job rests.  It is never emptier than
+ * empty: time that went by without work, such as a wait for a lock, does not
+ * allow a faster batch afterwards.
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "miscadmin.h"
-#include "pgtime.h"
-#include "utils/builtins.h"
-#include "utils/date.h"
-#include "utils/fmgrprotos.h"
-#include "utils/guc.h"
+#include "portability/instr_time.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "engine/compat.h"
 #include "engine/json.h"
-#include "engine/query.h"
-#include "engine/settings.h"
 #include "engine/throttle.h"
+#include "engine/throttle_limits.h"
 
-static const char *const option_names[] = {
-	"batch_target", "max_rows_per_second", "max_wal_rate",
-	"max_replication_lag", "nice", "not_between", "synchronous_commit",
+/* How long a signal counts, and the longest piece of a rest, in ms */
+#define LOOK_EVERY	1000
+
+/* Of the rates that are shown: what is so old counts for a third, in ms */
+#define RATE_MEMORY	10000.0
+
+/* What lasts from batch to batch */
+struct ThrottleState
+{
+	Throttle	throttle;		/* as of the last look */
+	Signals		signals;
+	Facts		facts;
+	Owed		owed;
+	double		signals_at;		/* ms */
+	double		last_batch_at;	/* ms, 0: there was none */
+	bool		passed_vacuum;	/* max_vacuum_rest is over */
 };
 
-bool
-throttle_is_option(const char *key)
-{
-	for (int i = 0; i < lengthof(option_names); i++)
-		if (strcmp(option_names[i], key) == 0)
-			return true;
-	return false;
-}
-
-const char *
-throttle_option_names(void)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < lengthof(option_names); i++)
-		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "", option_names[i]);
-	return buf.data;
-}
-
-/* An interval such as '200ms' in ms; a bare number counts as ms */
+/* A clock that nobody sets, in ms */
 static double
-interval_ms(const char *text, const char *key)
+clock_ms(void)
 {
-	char	   *end;
-	double		number = strtod(text, &end);
-	Interval   *interval;
-	double		ms;
+	instr_time	now;
 
-	if (end != text && *end == '\0')
-		ms = number;
-	else
+	INSTR_TIME_SET_CURRENT(now);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+static ThrottleState *
+get_state(JobRun *run)
+{
+	if (run->throttle == NULL)
+		run->throttle = MemoryContextAllocZero(run->context, sizeof(ThrottleState));
+	return run->throttle;
+}
+
+static Scene
+get_scene(const JobRun *run, const ThrottleState *state)
+{
+	return (Scene)
 	{
-		interval = DatumGetIntervalP(DirectFunctionCall3(interval_in,
-														 CStringGetDatum(text),
-														 ObjectIdGetDatum(InvalidOid),
-														 Int32GetDatum(-1)));
-		ms = interval->time / 1000.0 + (interval->day + 30.0 * interval->month) * 86400000.0;
-	}
-	if (!(ms >= 0 && ms <= INT_MAX))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"%s\" is out of range: %s", key, text)));
-	return ms;
+		.throttle = &state->throttle,.signals = &state->signals,
+			.facts = &state->facts,.owed = &state->owed,
+			.sharers = Max(run->sharers, 1)
+	};
 }
 
-static double
-positive_number(Jsonb *options, const char *key, double missing)
+/* --- signals --------------------------------------------------------- */
+
+static void
+signals_body(JobRun *run, void *arg)
 {
-	char	   *text = json_text(options, key);
-	char	   *end;
-	double		number;
+	ThrottleState *state = arg;
 
-	if (text == NULL)
-		return missing;
-	number = strtod(text, &end);
-	if (end == text || *end != '\0' || !(number >= 0 && number <= 1e15))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"%s\" must be a number that is not negative: %s", key, text)));
-	return number;
-}
-
-static int
-time_of_day(const char *text)
-{
-	return (int) (DatumGetTimeADT(DirectFunctionCall3(time_in,
-													  CStringGetDatum(text),
-													  ObjectIdGetDatum(InvalidOid),
-													  Int32GetDatum(-1))) / USECS_PER_SEC);
-}
-
-void
-throttle_read(Throttle *t, Jsonb *options)
-{
-	char	   *text;
-	List	   *window;
-
-	t->batch_target = setting_batch_target;
-	if ((text = json_text(options, "batch_target")) != NULL)
-		t->batch_target = Max(1, (int) interval_ms(text, "batch_target"));
-	t->max_rows_per_second = (int64) positive_number(options, "max_rows_per_second", 0);
-	t->max_wal_rate = setting_max_wal_rate * INT64CONST(1024);
-	if ((text = json_text(options, "max_wal_rate")) != NULL)
-		t->max_wal_rate = Max(0, DatumGetInt64(DirectFunctionCall1(pg_size_bytes,
-																   CStringGetTextDatum(text))));
-	t->max_replication_lag = setting_max_replication_lag;
-	if ((text = json_text(options, "max_replication_lag")) != NULL)
-		t->max_replication_lag = (int) interval_ms(text, "max_replication_lag");
-	t->nice = positive_number(options, "nice", setting_nice);
-	t->synchronous_commit = false;
-	if ((text = json_text(options, "synchronous_commit")) != NULL &&
-		!parse_bool(text, &t->synchronous_commit))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"synchronous_commit\" must be on or off: %s", text)));
-
-	t->not_from = t->not_until = -1;
-	if (json_text(options, "not_between") == NULL)
-		return;
-	window = json_list(options, "not_between");
-	if (list_length(window) != 2)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"not_between\" must be an array of two times of day"),
-				 errhint("For example: {\"not_between\": [\"08:00\", \"18:00\"]}, in the time zone of the server.")));
-	t->not_from = time_of_day(linitial(window));
-	t->not_until = time_of_day(lsecond(window));
-}
-
-void
-throttle_check_options(Jsonb *options)
-{
-	Throttle	t;
-
-	throttle_read(&t, options);
-}
-
-/* Seconds until the window in which the job must not work is over; 0: not in it */
-static int
-seconds_of_window(const Throttle *t)
-{
-	pg_time_t	now = (pg_time_t) time(NULL);
-	struct pg_tm *tm = pg_localtime(&now, session_timezone);
-	int			second = tm->tm_hour * 3600 + tm->tm_min * 60 + tm->tm_sec;
-	bool		within;
-
-	if (t->not_from < 0)
-		return 0;
-	within = t->not_from <= t->not_until
-		? second >= t->not_from && second < t->not_until
-		: second >= t->not_from || second < t->not_until;
-	if (!within)
-		return 0;
-	return (t->not_until - second + 86400) % 86400;
+	signals_read(&state->signals, limits_signals(&state->throttle), run->relid);
 }
 
 static void
-lag_body(JobRun *run, void *arg)
+look(JobRun *run, ThrottleState *state)
 {
-	OwnQuery	query;
+	int			needed;
 
-	query_init(&query, "SELECT COALESCE(max(extract(epoch FROM replay_lag) * 1000), 0)::bigint "
-			   "FROM pg_stat_replication");
-	query_run(&query);
-	*(int64 *) arg = query_get_int8(0, 1, 0);
+	throttle_read(&state->throttle, run->job->options);
+	needed = limits_signals(&state->throttle);
+	if ((needed & ~state->signals.read) == 0 &&
+		clock_ms() - state->signals_at < LOOK_EVERY)
+		return;
+	if (needed != 0)
+		run_or_error(run, signals_body, state);
+	else
+		memset(&state->signals, 0, sizeof(Signals));
+	state->signals_at = clock_ms();
+	if (state->signals.vacuum_pid == 0)
+	{
+		state->facts.vacuum_rested_ms = 0;
+		state->passed_vacuum = false;
+	}
 }
 
-/* How long to rest now, and why; 0: not at all */
-static int
-rest_needed(JobRun *run, const Throttle *t, const BatchCost *cost,
-			double rested_ms, char **reason)
+/* --- debts ----------------------------------------------------------- */
+
+static void
+pay(double *owed, double rate, double ms)
 {
-	double		longest = 0;
-	double		ms;
-	int			seconds = seconds_of_window(t);
+	*owed = rate > 0 ? Max(0, *owed - rate * ms / 1000) : 0;
+}
 
-	if (seconds > 0)
-	{
-		*reason = psprintf("not_between: %d s until %02d:%02d", seconds,
-						   t->not_until / 3600, t->not_until / 60 % 60);
-		return 1000;
-	}
-	if (t->max_replication_lag > 0)
-	{
-		int64		lag = 0;
+static void
+pay_rates(JobRun *run, ThrottleState *state, double ms)
+{
+	Scene		scene = get_scene(run, state);
 
-		run_or_error(run, lag_body, &lag);
-		if (lag > t->max_replication_lag)
-		{
-			*reason = psprintf("max_replication_lag: a standby is " INT64_FORMAT " ms behind, limit %d ms",
-							   lag, t->max_replication_lag);
-			return 1000;
-		}
-	}
-	if (t->nice > 0)
-	{
-		longest = cost->ms * t->nice - rested_ms;
-		*reason = psprintf("nice: %g times the work", t->nice);
-	}
-	if (t->max_rows_per_second > 0)
-	{
-		ms = cost->rows * 1000.0 / t->max_rows_per_second - cost->ms - rested_ms;
-		if (ms > longest)
-		{
-			longest = ms;
-			*reason = psprintf("max_rows_per_second: limit " INT64_FORMAT,
-							   t->max_rows_per_second);
-		}
-	}
-	if (t->max_wal_rate > 0)
-	{
-		ms = cost->wal_bytes * 1000.0 / t->max_wal_rate - cost->ms - rested_ms;
-		if (ms > longest)
-		{
-			longest = ms;
-			*reason = psprintf("max_wal_rate: limit " INT64_FORMAT " bytes a second",
-							   t->max_wal_rate);
-		}
-	}
-	return (int) Min(longest, 1000);
+	pay(&state->owed.rows, limit_rows_per_second(&scene), ms);
+	pay(&state->owed.wal_bytes, limit_wal_rate(&scene), ms);
+}
+
+static void
+pay_by_rest(JobRun *run, ThrottleState *state, double ms)
+{
+	pay_rates(run, state, ms);
+	pay(&state->owed.work_ms, state->throttle.nice > 0 ? 1000 / state->throttle.nice : 0, ms);
+	pay(&state->owed.waiters_ms, 1000, ms);
+	if (state->signals.vacuum_pid != 0)
+		state->facts.vacuum_rested_ms += ms;
+}
+
+static void
+add_rate(double *rate, double amount, double ms, bool first)
+{
+	double		now = 1000 * amount / Max(ms, 1);
+
+	*rate += (now - *rate) * (first ? 1 : 1 - exp(-ms / RATE_MEMORY));
+}
+
+static void
+add_batch(JobRun *run, ThrottleState *state, const BatchCost *cost)
+{
+	double		now = clock_ms();
+	bool		first = state->last_batch_at == 0;
+	double		since = first ? cost->ms : now - state->last_batch_at;
+	int			most = state->throttle.max_waiters;
+
+	if (cost->ms <= 0)
+		return;
+	add_rate(&state->facts.rows_per_second, (double) cost->rows, since, first);
+	add_rate(&state->facts.wal_per_second, (double) cost->wal_bytes, since, first);
+	state->last_batch_at = now;
+	state->facts.batch_ms = cost->ms;
+	state->facts.waiters = cost->waiters;
+
+	state->owed.rows += cost->rows;
+	state->owed.wal_bytes += cost->wal_bytes;
+	state->owed.work_ms += cost->ms;
+	state->owed.waiters_ms = most >= 0 && cost->waiters > most ? cost->ms : 0;
+	pay_rates(run, state, cost->ms);
+}
+
+/* --- rests ----------------------------------------------------------- */
+
+/* Said in the log, since a job that works shows no reason to rest */
+static void
+tell_vacuum_passed(JobRun *run, ThrottleState *state)
+{
+	Facts	   *facts = &state->facts;
+
+	if (state->passed_vacuum || !state->throttle.yield_to_vacuum ||
+		state->signals.vacuum_pid == 0 ||
+		facts->vacuum_rested_ms < state->throttle.max_vacuum_rest)
+		return;
+	state->passed_vacuum = true;
+	ereport(LOG,
+			(errmsg("job " INT64_FORMAT " goes on while process %d vacuums its table",
+					run->job->id, state->signals.vacuum_pid),
+			 errdetail("It has rested %d s for it, as long as max_vacuum_rest allows.",
+					   (int) (facts->vacuum_rested_ms / 1000))));
+}
+
+/*
+ * How long to rest now, in ms, at most one piece; 0: not at all.  What is less
+ * than a ms stays owed.  The reason is in the current context.
+ */
+static int
+rest_needed(JobRun *run, ThrottleState *state, char **reason)
+{
+	Scene		scene = get_scene(run, state);
+	ThrottleLimit		limits[THROTTLE_LIMITS];
+	const ThrottleLimit *longest = &limits[0];
+
+	limits_judge(&scene, limits);
+	for (int i = 1; i < THROTTLE_LIMITS; i++)
+		if (limits[i].rest_ms > longest->rest_ms)
+			longest = &limits[i];
+	*reason = longest->rest_ms < 1 ? NULL
+		: psprintf("%s: %s, limit %s", longest->name, longest->current, longest->limit);
+	return (int) Min(longest->rest_ms, LOOK_EVERY);
+}
+
+/* The reason outlives the transactions of the rest, for which the scratch
+ * context is reset */
+static int
+next_rest(JobRun *run, ThrottleState *state, char **reason)
+{
+	MemoryContext context;
+	int			ms;
+
+	MemoryContextReset(run->scratch);
+	context = MemoryContextSwitchTo(run->scratch);
+	look(run, state);
+	MemoryContextSwitchTo(run->scratch);
+	tell_vacuum_passed(run, state);
+	ms = rest_needed(run, state, reason);
+	MemoryContextSwitchTo(context);
+	if (ms > 0)
+		*reason = MemoryContextStrdup(run->context, *reason);
+	return ms;
 }
 
 void
 throttle_wait(JobRun *run, const BatchCost *cost)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	ThrottleState *state = get_state(run);
 	bool		rested = false;
+	char	   *reason;
+	int			ms;
 
-	for (;;)
+	throttle_read(&state->throttle, run->job->options);
+	add_batch(run, state, cost);
+	while ((ms = next_rest(run, state, &reason)) > 0)
 	{
-		MemoryContext context;
-		Throttle	t;
-		char	   *reason = NULL;
-		int			ms;
+		double		start = clock_ms();
 
-		MemoryContextReset(run->scratch);
-		context = MemoryContextSwitchTo(run->scratch);
-		throttle_read(&t, run->job->options);
-		ms = rest_needed(run, &t, cost,
-						 (GetCurrentTimestamp() - start) / 1000.0, &reason);
-		MemoryContextSwitchTo(context);
-		if (ms <= 0)
-		{
-			if (!rested)
-				run_forget_throttle(run);
-			return;
-		}
-		rested = true;
-		/* the reason must outlive the transactions of the rest */
-		reason = MemoryContextStrdup(run->context, reason);
 		run_rest(run, ms, reason);
+		pay_by_rest(run, state, clock_ms() - start);
 		pfree(reason);
+		rested = true;
 	}
+	if (!rested)
+		run_forget_throttle(run);
+}
+
+/* --- for others ------------------------------------------------------ */
+
+bool
+throttle_wants_less(JobRun *run, const Throttle *throttle, const BatchCost *cost)
+{
+	Scene		scene = get_scene(run, get_state(run));
+	double		rows;
+	double		wal_rate;
+
+	scene.throttle = throttle;
+	rows = limit_rows_per_second(&scene);
+	wal_rate = limit_wal_rate(&scene);
+	return (throttle->max_waiters >= 0 && cost->waiters > throttle->max_waiters) ||
+		(rows > 0 && cost->rows > rows) ||
+		(wal_rate > 0 && cost->wal_bytes > wal_rate);
+}
+
+Jsonb *
+throttle_facts(JobRun *run)
+{
+	const ThrottleState *state = run->throttle;
+	JsonObject *object;
+
+	if (state == NULL || state->last_batch_at == 0)
+		return NULL;
+	object = json_begin();
+	json_put_double(object, "rows_per_second", state->facts.rows_per_second);
+	json_put_double(object, "wal_per_second", state->facts.wal_per_second);
+	json_put_double(object, "batch_ms", state->facts.batch_ms);
+	json_put_int(object, "waiters", state->facts.waiters);
+	json_put_double(object, "vacuum_rested_ms", state->facts.vacuum_rested_ms);
+	return json_end(object);
 }

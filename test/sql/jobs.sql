@@ -76,7 +76,7 @@ SELECT pid IS NOT NULL AS at_work, datname = current_database() AS here, relid =
        rows_total, rows_done > 0 AND rows_done <= rows_total AS rows, blocks_done <= blocks_total AS blocks,
        rows_per_second > 0 AS rate, wal_bytes > 0 AS wal, eta >= '0' AS eta, blocker_pid, blocker_query
 FROM tenantmig.stat_progress WHERE job = :running;
-CALL tm_test.wait_until(format('SELECT throttle_reason = ''max_rows_per_second: limit 1'' FROM tenantmig.stat_progress WHERE job = %s', :running));
+CALL tm_test.wait_until(format('SELECT throttle_reason LIKE ''max_rows_per_second: %% limit 1 a second'' FROM tenantmig.stat_progress WHERE job = %s', :running));
 SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'tenantmig worker' AND application_name = 'tenantmig job ' || :running;
 SELECT tenantmig.job_pid(:running) = pid AS same_pid FROM tenantmig.stat_progress WHERE job = :running;
 -- only what has not ended is in progress

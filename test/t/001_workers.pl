@@ -109,7 +109,7 @@ is(workers(), 1, 'and starts no second worker');
 call("alter_job($job, '{\"max_rows_per_second\": 20}')");
 release($node);
 wait_until($node,
-	"SELECT count(*) = 1 FROM tenantmig.stat_progress WHERE throttle_reason LIKE 'max_rows_per_second: limit 20%'",
+	"SELECT count(*) = 1 FROM tenantmig.stat_progress WHERE throttle_reason LIKE 'max_rows_per_second: % limit 20%'",
 	'alter_job throttles a job that is running');
 is( $node->safe_psql(
 		'postgres',
