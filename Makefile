@@ -76,8 +76,7 @@ lint:
 	@script/setup && script/lint
 
 bench:
-	@test -x bench/run || { echo "there is no bench/run" >&2; exit 1; }
-	@script/setup && script/build --install && bench/run
+	@script/setup && bench/run
 
 format:
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch])
