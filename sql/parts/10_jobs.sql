@@ -76,6 +76,7 @@ CREATE TABLE tenantmig.job (
     request text CHECK (request OPERATOR(pg_catalog.=) ANY ('{pause,cancel}'::text[])),
     target bigint,
     undone_by bigint,
+    reads oid[] NOT NULL DEFAULT '{}',
     depends bigint[] NOT NULL DEFAULT '{}',
     plan jsonb,
     summary jsonb NOT NULL DEFAULT '{}',
@@ -102,6 +103,7 @@ COMMENT ON TABLE tenantmig.job IS 'One row for each job; look at it through tena
 COMMENT ON COLUMN tenantmig.job.relid IS 'The table, in the database that the job was recorded in; elsewhere the names count';
 COMMENT ON COLUMN tenantmig.job.request IS 'What pause() or cancel() asked of a running job';
 COMMENT ON COLUMN tenantmig.job.target IS 'The job that an undo works on';
+COMMENT ON COLUMN tenantmig.job.reads IS 'Other tables that the job looks at; as relid, in the database that it was recorded in';
 COMMENT ON COLUMN tenantmig.job.depends IS 'Earlier jobs on the same or a referenced table that must succeed first';
 COMMENT ON COLUMN tenantmig.job.summary IS 'What was counted and found, for the report';
 COMMENT ON COLUMN tenantmig.job.caller IS 'The role that recorded the job';
@@ -113,7 +115,8 @@ CREATE TABLE tenantmig.job_step (
     job bigint NOT NULL REFERENCES tenantmig.job ON DELETE CASCADE,
     "position" integer NOT NULL,
     kind text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{statement,toplevel,batches}'::text[])),
-    relation text,
+    relid oid NOT NULL,
+    relation text NOT NULL,
     state text NOT NULL CHECK (state OPERATOR(pg_catalog.=) ANY
         ('{planned,running,done,undone}'::text[])),
     statement text NOT NULL,
@@ -126,6 +129,10 @@ CREATE TABLE tenantmig.job_step (
 );
 COMMENT ON TABLE tenantmig.job_step IS 'What a job did, with the inverse recorded before it ran; look at it through tenantmig.job_steps';
 COMMENT ON COLUMN tenantmig.job_step.kind IS 'statement: in a transaction; toplevel: outside one; batches: many transactions';
+COMMENT ON COLUMN tenantmig.job_step.relid IS 'The relation that the step works on, in the database that the job was recorded in; elsewhere its name counts';
+COMMENT ON COLUMN tenantmig.job_step.relation IS 'Its name when it was last seen, for people and for a restored database';
+COMMENT ON COLUMN tenantmig.job_step.statement IS 'A template: %R stands for the relation, %S for its schema, %% for a percent sign';
+COMMENT ON COLUMN tenantmig.job_step.inverse IS 'A template as well; what takes the step back';
 COMMENT ON COLUMN tenantmig.job_step.temporary IS 'Its inverse runs at the end of the job itself';
 
 CREATE TABLE tenantmig.job_error (
@@ -187,6 +194,12 @@ AS 'MODULE_PATHNAME', 'tenantmig_job_visible';
 COMMENT ON FUNCTION tenantmig.job_visible(oid, bigint, oid) IS
 'Whether the current role may see a job: its own, and those on tables it owns';
 
+CREATE FUNCTION tenantmig.step_text(template text, home bigint, relid oid, relation text)
+RETURNS text LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'tenantmig_step_text';
+COMMENT ON FUNCTION tenantmig.step_text(text, bigint, oid, text) IS
+'A statement of a step with the name that its relation has now, or had when it was last seen';
+
 CREATE VIEW tenantmig.jobs WITH (security_barrier) AS
 SELECT j.id, j.kind,
        CASE WHEN j.relation_name IS NOT NULL
@@ -209,7 +222,10 @@ WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.jobs IS 'All jobs of your own and on tables you own, and what to do next';
 
 CREATE VIEW tenantmig.job_steps WITH (security_barrier) AS
-SELECT s.job, s."position", s.kind, s.relation, s.state, s.statement, s.inverse,
+SELECT s.job, s."position", s.kind,
+       tenantmig.step_text('%R', j.home, s.relid, s.relation) AS relation, s.state,
+       tenantmig.step_text(s.statement, j.home, s.relid, s.relation) AS statement,
+       tenantmig.step_text(s.inverse, j.home, s.relid, s.relation) AS inverse,
        s.started_at, s.finished_at, s.lock_mode
 FROM tenantmig.job_step s JOIN tenantmig.job j ON j.id OPERATOR(pg_catalog.=) s.job
 WHERE tenantmig.job_visible(j.caller, j.home, j.relid);

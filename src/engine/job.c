@@ -164,24 +164,24 @@ job_relation_text(const Job *job)
 }
 
 Oid
+job_find_relation(const Job *job, Oid relid, const char *schema_name,
+				  const char *relation_name)
+{
+	if (job->at_home)
+		return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid))
+			? relid : InvalidOid;
+	return get_relname_relid(relation_name, get_namespace_oid(schema_name, true));
+}
+
+Oid
 job_relation(const Job *job)
 {
-	Oid			relid = InvalidOid;
+	Oid			relid;
 
 	if (job->relation_name == NULL)
 		return InvalidOid;
-	if (job->at_home)
-	{
-		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(job->relid)))
-			relid = job->relid;
-	}
-	else
-	{
-		Oid			schema = get_namespace_oid(job->schema_name, true);
-
-		if (OidIsValid(schema))
-			relid = get_relname_relid(job->relation_name, schema);
-	}
+	relid = job_find_relation(job, job->relid, job->schema_name,
+							  job->relation_name);
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -325,11 +325,16 @@ void
 job_requeued(int64 id, Oid caller, const char *search_path, Oid relid)
 {
 	OwnQuery	query;
+	Job		   *job = job_read(id);
 
+	if (job && !job->at_home)
+		step_bind(id);
 	query_init(&query, "UPDATE tenantmig.job SET state = 'queued', "
 			   "request = NULL, stalled = 0, caller = $2, home = $3, "
 			   "queued_at = clock_timestamp(), finished_at = NULL, "
 			   "search_path = CASE WHEN home = $3 THEN search_path ELSE $4 END, "
+			   "reads = CASE WHEN home = $3 THEN reads ELSE array_remove("
+			   " ARRAY[to_regclass(arguments ->> 'parent')::oid], NULL) END, "
 			   "relid = $5 WHERE id = $1");
 	query_int8(&query, id);
 	query_oid(&query, caller);
@@ -361,81 +366,6 @@ job_set_undone(int64 id, int64 undone_by)
 	(void) query_once(&query);
 }
 
-/* Part of a name that is not quoted, or of a qualified one */
-static bool
-is_name_byte(char c)
-{
-	return IS_HIGHBIT_SET(c) || isalnum((unsigned char) c) ||
-		(c != '\0' && strchr("_$\".", c) != NULL);
-}
-
-/*
- * A statement of ours with another name for a relation.  The name stands where
- * a token begins; what is within quotes, be it an identifier or a literal that
- * contains the name, is none of our business, whatever it says.
- */
-static char *
-rename_in_statement(const char *statement, const char *old, const char *new)
-{
-	StringInfoData buf;
-	size_t		length = strlen(old);
-	const char *at = statement;
-
-	initStringInfo(&buf);
-	while (*at)
-	{
-		const char *end = at + 1;
-
-		if ((at == statement || !is_name_byte(at[-1])) &&
-			strncmp(at, old, length) == 0 && !is_name_byte(at[length]))
-		{
-			appendStringInfoString(&buf, new);
-			at += length;
-			continue;
-		}
-		/* to the closing quote; a doubled one opens the next at once */
-		if (*at == '"' || *at == '\'')
-		{
-			while (*end && *end != *at)
-				end++;
-			if (*end)
-				end++;
-		}
-		appendBinaryStringInfo(&buf, at, (int) (end - at));
-		at = end;
-	}
-	return buf.data;
-}
-
-/*
- * The inverses must find the table under its new name, and the step that all
- * batches are one of must be found again; other statements stay what was run.
- */
-static void
-rename_in_steps(int64 id, const char *old, const char *new)
-{
-	ListCell   *lc;
-
-	foreach(lc, step_list(id))
-	{
-		JobStep    *step = lfirst(lc);
-		OwnQuery	query;
-
-		query_init(&query, "UPDATE tenantmig.job_step SET inverse = $3, "
-				   "relation = CASE WHEN relation = $4 THEN $5 ELSE relation END, "
-				   "statement = CASE WHEN kind = 'batches' THEN $6 ELSE statement END "
-				   "WHERE job = $1 AND position = $2");
-		query_int8(&query, id);
-		query_int4(&query, step->position);
-		query_text(&query, step->inverse == NULL ? NULL
-				   : rename_in_statement(step->inverse, old, new));
-		query_text(&query, old);
-		query_text(&query, new);
-		query_text(&query, rename_in_statement(step->statement, old, new));
-		(void) query_once(&query);
-	}
-}
-
 void
 job_renamed(int64 id, Oid relid)
 {
@@ -444,10 +374,10 @@ job_renamed(int64 id, Oid relid)
 	char	   *schema_name;
 	char	   *relation_name;
 
+	step_follow_names(id);
 	if (job == NULL || strcmp(job_relation_text(job), sql_relation(relid)) == 0)
 		return;
 	job_relation_names(relid, &schema_name, &relation_name);
-	rename_in_steps(id, job_relation_text(job), sql_relation(relid));
 	query_init(&query, "UPDATE tenantmig.job SET schema_name = $2, "
 			   "relation_name = $3 WHERE id = $1");
 	query_int8(&query, id);

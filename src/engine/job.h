@@ -72,9 +72,8 @@ extern int64 job_reuse(const JobRequest *request);
  * its inverse, job_record_end closes it as succeeded.
  */
 extern int64 job_record(const JobRequest *request);
-extern void job_record_step(int64 job, const char *relation,
-							const char *statement, const char *inverse,
-							LOCKMODE mode);
+extern void job_record_step(int64 job, Oid relid, const char *statement,
+							const char *inverse, LOCKMODE mode);
 extern void job_record_end(int64 job);
 
 /* Read a job; NULL when there is none.  job_get raises 42704 instead, and
@@ -102,6 +101,11 @@ extern bool job_is_visible(const Job *job);
 /* The table, whatever it is called by now (at_home), or by its name
  * (elsewhere); raises 42P01 when it is gone */
 extern Oid	job_relation(const Job *job);
+
+/* The same for any relation of the job; InvalidOid when it is gone */
+extern Oid	job_find_relation(const Job *job, Oid relid,
+							  const char *schema_name,
+							  const char *relation_name);
 extern char *job_relation_text(const Job *job);
 
 /* State changes, each one UPDATE */
@@ -113,7 +117,7 @@ extern void job_requeued(int64 id, Oid caller, const char *search_path,
 						 Oid relid);
 extern void job_set_options(int64 id, Jsonb *options);
 extern void job_set_undone(int64 id, int64 undone_by);
-extern void job_renamed(int64 id, Oid relid);
+extern void job_renamed(int64 id, Oid relid);	/* and the names of its steps */
 extern Jsonb *job_summary(int64 id);
 extern void job_merge_summary(int64 id, Jsonb *facts);
 extern void job_add_error(int64 id, const char *relation, Jsonb *key,
@@ -145,9 +149,10 @@ typedef struct JobStep
 {
 	int			position;
 	StepKind	kind;
-	char	   *relation;
+	Oid			relid;			/* as recorded; see step_relation */
+	char	   *relation;		/* its name, for people and for elsewhere */
 	char	   *state;
-	char	   *statement;
+	char	   *statement;		/* templates for the relation: template.h */
 	char	   *inverse;
 	bool		temporary;
 	char	   *lock_mode;
@@ -156,10 +161,11 @@ typedef struct JobStep
 /*
  * The journal.  A step that runs in a transaction is written as done in that
  * same transaction; others are written as running, and committed, before they
- * run.  step_write finds a step of the job with the same statement, so that a
- * resumed job does not write it again, and returns its position.
+ * run.  step_write finds a step of the job with the same statement for the same
+ * relation, so that a resumed job does not write it again, and returns its
+ * position.  All batches on one relation are the same step, however described.
  */
-extern int	step_write(int64 job, StepKind kind, const char *relation,
+extern int	step_write(int64 job, StepKind kind, Oid relid,
 					   const char *state, const char *statement,
 					   const char *inverse, bool temporary, LOCKMODE mode);
 extern void step_set_state(int64 job, int position, const char *state);
@@ -167,11 +173,19 @@ extern List *step_list(int64 job);	/* of JobStep *, by position */
 extern void step_forget_planned(int64 job);
 
 /* The inverse of another step covers this one from now on */
-extern void step_forget_inverse(int64 job, const char *statement);
+extern void step_forget_inverse(int64 job, Oid relid, const char *statement);
 
-/* Temporary steps whose statement begins like this stay after all */
-extern void step_keep(int64 job, const char *beginning);
+/* A temporary step that stays after all */
+extern void step_keep(int64 job, Oid relid, const char *statement);
 
-extern const char *step_state(int64 job, const char *statement);
+/* NULL: there is no such step */
+extern const char *step_state(int64 job, Oid relid, const char *statement);
+
+/* The relation of a step, in the same way */
+extern Oid	step_relation(const Job *job, const JobStep *step);
+
+/* A job that comes to a new home: the relations are those of the names */
+extern void step_bind(int64 job);
+extern void step_follow_names(int64 job);
 
 #endif							/* TENANTMIG_JOB_H */

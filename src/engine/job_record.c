@@ -63,8 +63,8 @@ insert_job(const JobRequest *request, const char *state)
 	query_init(&query,
 			   "INSERT INTO tenantmig.job (kind, schema_name, relation_name, "
 			   "arguments, options, state, target, caller, owner, owner_name, "
-			   "search_path, home, relid, queued_at, depends) "
-			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, "
+			   "search_path, home, relid, reads, queued_at, depends) "
+			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, "
 			   "CASE WHEN $6 = 'queued' THEN clock_timestamp() END, "
 			   "COALESCE((SELECT array_agg(d.id ORDER BY d.id) "
 			   " FROM tenantmig.job d WHERE d.home = $12 "
@@ -87,6 +87,7 @@ insert_job(const JobRequest *request, const char *state)
 	query_int8(&query, identity_home());
 	query_datum(&query, OIDARRAYOID, oid_array(touches), false);
 	query_oid(&query, request->relid);
+	query_datum(&query, OIDARRAYOID, oid_array(request->reads), false);
 
 	SPI_connect();
 	query_run(&query);
@@ -206,10 +207,10 @@ job_record(const JobRequest *request)
 }
 
 void
-job_record_step(int64 job, const char *relation, const char *statement,
+job_record_step(int64 job, Oid relid, const char *statement,
 				const char *inverse, LOCKMODE mode)
 {
-	(void) step_write(job, STEP_STATEMENT, relation, "done", statement,
+	(void) step_write(job, STEP_STATEMENT, relid, "done", statement,
 					  inverse, false, mode);
 }
 

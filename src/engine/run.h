@@ -67,7 +67,7 @@ extern ErrorData *run_try_patiently(JobRun *run, RunBody body, void *arg);
 extern void run_bookkeeping(JobRun *run, RunBody body, void *arg);
 
 /* Within a transaction: if the table has another name by now, take it over
- * into the job and the inverses of its steps */
+ * into the rows of the job and its steps, for people */
 extern void run_follow_name(JobRun *run);
 
 /* Within a transaction: work as the owner of the table, and back */
@@ -101,14 +101,19 @@ extern void run_set_phase(JobRun *run, const char *phase);
  * A step that is one statement, in one transaction with its journal entry.
  * Takes the lock on the table (and what inherits from it) first, under
  * lock_timeout and with retries.  Does nothing if the job has done it
- * already.  temporary: its inverse runs at the end of the job.
+ * already.  Statement and inverse are templates (template.h), rendered under
+ * the lock.  temporary: its inverse runs at the end of the job.
  */
 extern void run_statement(JobRun *run, Oid relid, LOCKMODE mode,
 						  const char *statement, const char *inverse,
 						  bool temporary);
 
-/* The same within a transaction that is open, without asking whether it was
- * done already */
+/* Within a transaction: the lock, or an error that names who is in the way */
+extern void run_lock(Oid relid, LOCKMODE mode);
+
+/* The step within a transaction that is open, without the lock (mode is for the
+ * journal) and without asking whether it was done already; 42P01 when the
+ * relation is gone */
 extern void run_statement_within(JobRun *run, Oid relid, LOCKMODE mode,
 								 const char *statement, const char *inverse,
 								 bool temporary);
@@ -121,14 +126,18 @@ extern bool run_find_owner(Oid relid, Oid *owner);
 extern void run_clean_up(JobRun *run);
 
 /* A step outside of a transaction block: journaled, run, marked */
-extern void run_toplevel(JobRun *run, const char *relation,
-						 const char *statement, const char *inverse);
+extern void run_toplevel(JobRun *run, Oid relid, const char *statement,
+						 const char *inverse);
 
 /* An attempt that was interrupted had run it to its end: mark it, so that the
  * clean-up does not take it back */
-extern void run_toplevel_done(JobRun *run, const char *statement);
+extern void run_toplevel_done(JobRun *run, Oid relid, const char *statement);
 
-/* Run one recorded inverse of "target" and mark the step as undone */
+/*
+ * Run one recorded inverse of "target" on the relation of the step, whatever it
+ * is called by now, and mark the step as undone.  If the relation is gone, so is
+ * what was made on it: the step is only marked.
+ */
 extern void run_inverse(JobRun *run, const Job *target, const JobStep *step);
 
 /* For the error at hand, within PG_CATCH: copied into the run's context */

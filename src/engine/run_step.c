@@ -20,41 +20,61 @@
 #include "engine/sqltext.h"
 #include "engine/step.h"
 #include "engine/stop_point.h"
+#include "engine/template.h"
 #include "engine/toplevel.h"
 
 typedef struct StatementArg
 {
 	Oid			relid;
 	LOCKMODE	mode;
-	StepKind	kind;
-	const char *relation;
-	const char *statement;
+	const char *statement;		/* templates */
 	const char *inverse;
 	bool		temporary;
-	const char *state;
+	bool		done;
 	int			position;
+	char	   *rendered;
 } StatementArg;
 
-static void
-lock_or_error(Oid relid, LOCKMODE mode)
+void
+run_lock(Oid relid, LOCKMODE mode)
 {
 	LockBlocker blocker;
 
-	if (OidIsValid(relid) && !lock_tree_try(relid, mode, &blocker))
+	if (!lock_tree_try(relid, mode, &blocker))
 		lock_not_had(&blocker);
-	/* whatever else the statement locks is waited for no longer either */
+}
+
+/* As the relation is called now; an error when it is gone */
+static char *
+render(JobRun *run, const char *template, Oid relid)
+{
+	char	   *statement = template_render(template, relid);
+
+	if (statement == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s or one below it was dropped while job " INT64_FORMAT " worked on it",
+						job_relation_text(run->job), run->job->id),
+				 errhint("If it was one below it: SELECT tenantmig.retry(" INT64_FORMAT ");",
+						 run->job->id)));
+	return statement;
+}
+
+/* Whatever else the statement locks is waited for no longer either */
+static void
+run_in_time(JobRun *run, const char *statement)
+{
 	lock_set_timeout(setting_lock_timeout);
+	(void) run_sql(run, statement);
 }
 
 void
 run_statement_within(JobRun *run, Oid relid, LOCKMODE mode,
 					 const char *statement, const char *inverse, bool temporary)
 {
-	lock_or_error(relid, mode);
-	(void) run_sql(run, statement);
-	(void) step_write(run->job->id, STEP_STATEMENT,
-					  job_relation_text(run->job), "done", statement, inverse,
-					  temporary, mode);
+	run_in_time(run, render(run, statement, relid));
+	(void) step_write(run->job->id, STEP_STATEMENT, relid, "done", statement,
+					  inverse, temporary, mode);
 }
 
 static void
@@ -63,6 +83,7 @@ statement_body(JobRun *run, void *arg)
 	StatementArg *a = arg;
 
 	run_check_request(run);
+	run_lock(a->relid, a->mode);
 	run_statement_within(run, a->relid, a->mode, a->statement, a->inverse,
 						 a->temporary);
 }
@@ -71,10 +92,9 @@ static void
 step_state_body(JobRun *run, void *arg)
 {
 	StatementArg *a = arg;
-	const char *state = step_state(run->job->id, a->statement);
+	const char *state = step_state(run->job->id, a->relid, a->statement);
 
-	a->state = state == NULL ? NULL
-		: MemoryContextStrdup(run->context, state);
+	a->done = state && strcmp(state, "done") == 0;
 }
 
 void
@@ -85,19 +105,40 @@ run_statement(JobRun *run, Oid relid, LOCKMODE mode, const char *statement,
 	.inverse = inverse,.temporary = temporary};
 
 	run_or_error(run, step_state_body, &arg);
-	if (arg.state && strcmp(arg.state, "done") == 0)
-		return;
-	run_patiently(run, statement_body, &arg);
+	if (!arg.done)
+		run_patiently(run, statement_body, &arg);
+}
+
+/* --- at the top level -------------------------------------------------- */
+
+static void
+not_in_a_procedure(JobRun *run, const char *statement, bool retry)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+			 errmsg("this step of job " INT64_FORMAT " cannot run inside a procedure",
+					run->job->id),
+			 errdetail("The statement must be the outermost one of a session: %s",
+					   statement),
+			 retry
+			 ? errhint("Run it yourself: %s; then call tenantmig.retry(" INT64_FORMAT ") so that the job goes on.",
+					   statement, run->job->id)
+			 : errhint("Run it yourself: %s", statement)));
 }
 
 static void
-write_step_body(JobRun *run, void *arg)
+begin_toplevel_body(JobRun *run, void *arg)
 {
 	StatementArg *a = arg;
+	char	   *statement = render(run, a->statement, a->relid);
 
+	if (run->foreground)
+		not_in_a_procedure(run, statement, true);
 	run_check_request(run);
-	a->position = step_write(run->job->id, a->kind, a->relation, a->state,
-							 a->statement, a->inverse, a->temporary, a->mode);
+	a->rendered = MemoryContextStrdup(run->context, statement);
+	a->position = step_write(run->job->id, STEP_TOPLEVEL, a->relid, "running",
+							 a->statement, a->inverse, false,
+							 ShareUpdateExclusiveLock);
 }
 
 static void
@@ -107,26 +148,14 @@ step_done_body(JobRun *run, void *arg)
 }
 
 void
-run_toplevel(JobRun *run, const char *relation, const char *statement,
-			 const char *inverse)
+run_toplevel(JobRun *run, Oid relid, const char *statement, const char *inverse)
 {
-	StatementArg arg = {.kind = STEP_TOPLEVEL,.relation = relation,
-		.statement = statement,.inverse = inverse,
-	.state = "running",.mode = ShareUpdateExclusiveLock};
+	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse};
 	ErrorData  *error;
 
-	if (run->foreground)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("this step of job " INT64_FORMAT " cannot run inside a procedure",
-						run->job->id),
-				 errdetail("The statement must be the outermost one of a session: %s",
-						   statement),
-				 errhint("Run it yourself: %s; then call tenantmig.retry(" INT64_FORMAT ") so that the job goes on.",
-						 statement, run->job->id)));
-	run_or_error(run, write_step_body, &arg);
+	run_or_error(run, begin_toplevel_body, &arg);
 	STOP_POINT("toplevel-before");
-	error = toplevel_run(statement, run->owner, run->job->search_path,
+	error = toplevel_run(arg.rendered, run->owner, run->job->search_path,
 						 run->context);
 	STOP_POINT("toplevel-after");
 	if (error)
@@ -137,37 +166,95 @@ run_toplevel(JobRun *run, const char *relation, const char *statement,
 static void
 toplevel_done_body(JobRun *run, void *arg)
 {
-	const char *statement = arg;
-	const char *state = step_state(run->job->id, statement);
+	StatementArg *a = arg;
+	const char *state = step_state(run->job->id, a->relid, a->statement);
 
 	if (state && strcmp(state, "running") == 0)
-		(void) step_write(run->job->id, STEP_TOPLEVEL, NULL, "done", statement,
-						  NULL, false, NoLock);
+		(void) step_write(run->job->id, STEP_TOPLEVEL, a->relid, "done",
+						  a->statement, NULL, false, NoLock);
 }
 
 void
-run_toplevel_done(JobRun *run, const char *statement)
+run_toplevel_done(JobRun *run, Oid relid, const char *statement)
 {
-	run_bookkeeping(run, toplevel_done_body, unconstify(char *, statement));
+	StatementArg arg = {.relid = relid,.statement = statement};
+
+	run_bookkeeping(run, toplevel_done_body, &arg);
 }
+
+/* --- inverses ---------------------------------------------------------- */
 
 typedef struct InverseArg
 {
 	const Job  *target;
 	const JobStep *step;
+	char	   *inverse;
 } InverseArg;
+
+/* What takes the step back now; NULL when there is nothing to take back */
+static char *
+find_inverse(const InverseArg *a, Oid relid)
+{
+	const StepOps *ops = step_ops(a->target->kind);
+
+	if (a->step->inverse == NULL || !OidIsValid(relid))
+		return NULL;
+	return ops->find_inverse ? ops->find_inverse(a->target, a->step, relid)
+		: template_render(a->step->inverse, relid);
+}
+
+/* The tree of the job first, as everywhere; a partition of then may be none of
+ * it by now */
+static void
+take_back_statement(JobRun *run, const InverseArg *a)
+{
+	Oid			relid = step_relation(a->target, a->step);
+	char	   *inverse;
+
+	if (a->step->inverse == NULL || !OidIsValid(relid))
+		return;
+	run_lock(run->relid, AccessExclusiveLock);
+	if (relid != run->relid)
+		run_lock(relid, AccessExclusiveLock);
+	inverse = find_inverse(a, relid);
+	if (inverse)
+		run_in_time(run, inverse);
+}
 
 static void
 inverse_body(JobRun *run, void *arg)
 {
 	InverseArg *a = arg;
 
-	if (a->step->kind == STEP_STATEMENT && a->step->inverse != NULL)
-	{
-		lock_or_error(run->relid, AccessExclusiveLock);
-		(void) run_sql(run, a->step->inverse);
-	}
+	if (a->step->kind == STEP_STATEMENT)
+		take_back_statement(run, a);
 	step_set_state(a->target->id, a->step->position, "undone");
+}
+
+static void
+find_toplevel_body(JobRun *run, void *arg)
+{
+	InverseArg *a = arg;
+	char	   *inverse = find_inverse(a, step_relation(a->target, a->step));
+
+	if (inverse && run->foreground)
+		not_in_a_procedure(run, inverse, false);
+	a->inverse = inverse ? MemoryContextStrdup(run->context, inverse) : NULL;
+}
+
+static void
+take_back_toplevel(JobRun *run, InverseArg *a)
+{
+	ErrorData  *error;
+
+	STOP_POINT("inverse-before");
+	run_patiently(run, find_toplevel_body, a);
+	error = a->inverse == NULL ? NULL
+		: toplevel_run(a->inverse, run->owner, run->job->search_path,
+					   run->context);
+	if (error)
+		ReThrowError(error);
+	STOP_POINT("inverse-after");
 }
 
 void
@@ -175,33 +262,10 @@ run_inverse(JobRun *run, const Job *target, const JobStep *step)
 {
 	InverseArg	arg = {.target = target,.step = step};
 
-	if (step->inverse != NULL)
-	{
-		if (step->kind == STEP_BATCHES)
-			step_ops(target->kind)->undo_batches(run, target, step);
-		else if (step->kind == STEP_TOPLEVEL)
-		{
-			ErrorData  *error;
-
-			if (run->foreground)
-				ereport(ERROR,
-						(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-						 errmsg("this step of job " INT64_FORMAT " cannot run inside a procedure",
-								run->job->id),
-						 errhint("Run it yourself: %s", step->inverse)));
-			STOP_POINT("inverse-before");
-			if (step_ops(target->kind)->undo_toplevel)
-				(void) step_ops(target->kind)->undo_toplevel(run, target, step);
-			else
-			{
-				error = toplevel_run(step->inverse, run->owner,
-									 run->job->search_path, run->context);
-				if (error)
-					ReThrowError(error);
-			}
-			STOP_POINT("inverse-after");
-		}
-	}
+	if (step->inverse != NULL && step->kind == STEP_BATCHES)
+		step_ops(target->kind)->undo_batches(run, target, step);
+	if (step->inverse != NULL && step->kind == STEP_TOPLEVEL)
+		take_back_toplevel(run, &arg);
 	run_patiently(run, inverse_body, &arg);
 }
 

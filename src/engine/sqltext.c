@@ -16,6 +16,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
+#include "utils/varlena.h"
 
 #include "engine/compat.h"
 #include "engine/sqltext.h"
@@ -38,6 +39,19 @@ sql_relation(Oid relid)
 	if (schema == NULL)
 		return NULL;
 	return sql_name(schema, name);
+}
+
+bool
+sql_split_name(const char *text, char **schema, char **name)
+{
+	List	   *parts;
+
+	if (!SplitIdentifierString(pstrdup(text), '.', &parts) ||
+		list_length(parts) != 2)
+		return false;
+	*schema = linitial(parts);
+	*name = lsecond(parts);
+	return true;
 }
 
 char *

@@ -12,6 +12,9 @@
 extern char *sql_relation(Oid relid);
 extern char *sql_name(const char *schema, const char *name);
 
+/* The two parts of what they made, unquoted; false when it is no such name */
+extern bool sql_split_name(const char *text, char **schema, char **name);
+
 /* 'text' as a literal that any setting of standard_conforming_strings reads alike */
 extern char *sql_literal(const char *text);
 

@@ -44,12 +44,12 @@ typedef struct StepOps
 								 const JobStep *step);
 
 	/*
-	 * Take back a step of kind STEP_TOPLEVEL, if only what is surely ours may
-	 * go; returns true when that was done or nothing of ours is there.  NULL:
-	 * the recorded inverse is run as it is.
+	 * The statement that takes back a step of the job "target" which was made
+	 * on relid, if only what is surely ours may go: palloc'd, or NULL when
+	 * nothing of ours is there.  Within a transaction; may raise an error that
+	 * passes.  Without this the recorded inverse is run.
 	 */
-	bool		(*undo_toplevel) (JobRun *run, const Job *target,
-								  const JobStep *step);
+	char	   *(*find_inverse) (const Job *target, const JobStep *step, Oid relid);
 } StepOps;
 
 extern const StepOps *step_ops(const char *kind);

@@ -25,6 +25,7 @@
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "engine/template.h"
 #include "engine/throttle.h"
 #include "steps/backfill.h"
 #include "steps/kinds.h"
@@ -326,29 +327,23 @@ put_estimates(JsonObject *plan, const PlanFacts *facts)
 static void
 plan_steps(const Job *job, const Source *source, Oid relid, bool keep_trigger)
 {
-	List	   *drops = NIL;
+	List	   *tables = target_trigger_tables(relid);
+	char	   *create = source_create_trigger(source, job->id);
+	char	   *drop = source_drop_trigger(source, job->id);
 	ListCell   *lc;
 
-	foreach(lc, target_trigger_tables(relid))
-	{
-		char	   *table = sql_relation(lfirst_oid(lc));
-		char	   *drop = psprintf("DROP TRIGGER IF EXISTS %s ON %s",
-									quote_identifier(source_trigger_name(source, job->id)),
-									table);
-
-		(void) step_write(job->id, STEP_STATEMENT, table, "planned",
-						  source_create_trigger(source, lfirst_oid(lc), job->id),
-						  drop, true, ShareRowExclusiveLock);
-		drops = lappend(drops, drop);
-	}
+	foreach(lc, tables)
+		(void) step_write(job->id, STEP_STATEMENT, lfirst_oid(lc), "planned",
+						  create, drop, true, ShareRowExclusiveLock);
 	foreach(lc, target_leaves(relid))
-		(void) step_write(job->id, STEP_BATCHES, sql_relation(lfirst_oid(lc)), "planned",
-						  source_statement(source, STATEMENT_FILL, lfirst_oid(lc),
-										   PLACES_BETWEEN, NULL),
+		(void) step_write(job->id, STEP_BATCHES, lfirst_oid(lc), "planned",
+						  template_make("%s", source_statement(source, STATEMENT_FILL,
+															   lfirst_oid(lc), PLACES_BETWEEN,
+															   NULL)),
 						  backfill_inverse_text(source), false, RowExclusiveLock);
-	foreach(lc, keep_trigger ? NIL : drops)
-		(void) step_write(job->id, STEP_STATEMENT, sql_relation(relid), "planned",
-						  lfirst(lc), NULL, false, AccessExclusiveLock);
+	foreach(lc, keep_trigger ? NIL : tables)
+		(void) step_write(job->id, STEP_STATEMENT, lfirst_oid(lc), "planned",
+						  drop, NULL, false, AccessExclusiveLock);
 }
 
 static Jsonb *

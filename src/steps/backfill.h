@@ -35,7 +35,7 @@ typedef struct BackfillOptions
 extern void backfill_read_options(Jsonb *options, const Source *source,
 								  BackfillOptions *result);
 
-/* The text of the inverse of all batches, for people: undo knows what to do */
+/* The inverse of all batches, a template for people: undo knows what to do */
 extern char *backfill_inverse_text(const Source *source);
 
 extern void backfill_run(JobRun *run);

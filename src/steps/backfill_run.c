@@ -32,6 +32,7 @@
 #include "engine/locks.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "engine/template.h"
 #include "engine/stop_point.h"
 #include "steps/backfill.h"
 #include "steps/pass.h"
@@ -47,8 +48,8 @@ typedef struct BackfillRun
 	Source	   *source;
 	char	   *description;	/* of the source */
 	BackfillOptions options;
-	char	   *trigger_name;
-	List	   *triggers;		/* of TriggerText * */
+	char	   *create_trigger;	/* a template */
+	List	   *triggers;		/* of TriggerTable * */
 	bool		counted;
 	BadRows		bad;
 	int			sweeps;
@@ -56,33 +57,24 @@ typedef struct BackfillRun
 	List	   *examples;		/* keys of rows without a value, for messages */
 } BackfillRun;
 
-typedef struct TriggerText
+typedef struct TriggerTable
 {
 	Oid			table;
-	char	   *relation;
-	char	   *create;
-	bool		exists;			/* from an earlier attempt */
-} TriggerText;
+	bool		exists;			/* the trigger, from an earlier attempt */
+} TriggerTable;
 
 /*
  * Whether an earlier attempt of this job has made its trigger.  One that merely
  * has its name was made by somebody else, and CREATE TRIGGER will say so.
  */
 static bool
-trigger_is_journaled(JobRun *run, const char *name)
+trigger_exists(JobRun *run, const BackfillRun *b, Oid table)
 {
-	char	   *beginning = psprintf("CREATE TRIGGER %s ", quote_identifier(name));
-	ListCell   *lc;
+	const char *state = step_state(run->job->id, table, b->create_trigger);
 
-	foreach(lc, step_list(run->job->id))
-	{
-		JobStep    *step = lfirst(lc);
-
-		if (strncmp(step->statement, beginning, strlen(beginning)) == 0 &&
-			strcmp(step->state, "done") == 0)
-			return true;
-	}
-	return false;
+	return state && strcmp(state, "done") == 0 &&
+		OidIsValid(get_trigger_oid(table, source_trigger_name(b->source, run->job->id),
+								   true));
 }
 
 static void
@@ -97,17 +89,14 @@ resolve_body(JobRun *run, void *arg)
 	run_enter_owner(run, &saved);
 	b->source = source_resolve(run->job->arguments, run->relid);
 	b->description = source_describe(b->source);
-	b->trigger_name = source_trigger_name(b->source, run->job->id);
+	b->create_trigger = source_create_trigger(b->source, run->job->id);
 	backfill_read_options(run->job->options, b->source, &b->options);
 	foreach(lc, target_trigger_tables(run->relid))
 	{
-		TriggerText *t = palloc(sizeof(TriggerText));
+		TriggerTable *t = palloc(sizeof(TriggerTable));
 
 		t->table = lfirst_oid(lc);
-		t->relation = sql_relation(t->table);
-		t->create = source_create_trigger(b->source, t->table, run->job->id);
-		t->exists = OidIsValid(get_trigger_oid(t->table, b->trigger_name, true)) &&
-			trigger_is_journaled(run, b->trigger_name);
+		t->exists = trigger_exists(run, b, t->table);
 		b->triggers = lappend(b->triggers, t);
 	}
 	identity_leave(&saved);
@@ -143,14 +132,11 @@ cover_new_rows(JobRun *run, BackfillRun *b)
 	run_set_phase(run, "covering new rows");
 	foreach(lc, b->triggers)
 	{
-		TriggerText *t = lfirst(lc);
+		TriggerTable *t = lfirst(lc);
 
-		/* by its name: the statement says what the table was called then */
-		if (t->exists)
-			continue;
-		run_statement(run, t->table, ShareRowExclusiveLock, t->create,
-					  psprintf("DROP TRIGGER IF EXISTS %s ON %s",
-							   quote_identifier(b->trigger_name), t->relation), true);
+		if (!t->exists)
+			run_statement(run, t->table, ShareRowExclusiveLock, b->create_trigger,
+						  source_drop_trigger(b->source, run->job->id), true);
 	}
 }
 
@@ -160,9 +146,11 @@ static void
 keep_triggers_body(JobRun *run, void *arg)
 {
 	BackfillRun *b = arg;
+	ListCell   *lc;
 
-	step_keep(run->job->id, psprintf("CREATE TRIGGER %s ",
-									 quote_identifier(b->trigger_name)));
+	foreach(lc, b->triggers)
+		step_keep(run->job->id, ((TriggerTable *) lfirst(lc))->table,
+				  b->create_trigger);
 }
 
 /*
@@ -183,12 +171,10 @@ fill_step_body(JobRun *run, void *arg)
 	Source	   *source = step->b->source;
 
 	run_follow_name(run);
-	(void) step_write(run->job->id, STEP_BATCHES, job_relation_text(run->job),
-					  step->state,
-					  psprintf("UPDATE %s SET %s = (%s), in batches",
-							   sql_relation(source->relid),
-							   quote_identifier(source->column),
-							   source_describe(source)),
+	(void) step_write(run->job->id, STEP_BATCHES, run->relid, step->state,
+					  template_make("UPDATE %R SET %s = (%s), in batches",
+									quote_identifier(source->column),
+									source_describe(source)),
 					  backfill_inverse_text(source), false, RowExclusiveLock);
 }
 
@@ -203,10 +189,10 @@ write_fill_step(JobRun *run, BackfillRun *b, const char *state)
 char *
 backfill_inverse_text(const Source *source)
 {
-	return psprintf("UPDATE %s SET %s = %s WHERE it has the value of (%s), in batches",
-					sql_relation(source->relid), quote_identifier(source->column),
-					source->unset ? sql_literal(source->unset) : "NULL",
-					source_describe(source));
+	return template_make("UPDATE %R SET %s = %s WHERE it has the value of (%s), in batches",
+						 quote_identifier(source->column),
+						 source->unset ? sql_literal(source->unset) : "NULL",
+						 source_describe(source));
 }
 
 static RowPosition

@@ -32,6 +32,7 @@
 #include "engine/locks.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "engine/template.h"
 #include "steps/kinds.h"
 #include "steps/target.h"
 
@@ -91,7 +92,7 @@ tenantmig_add_tenant_column(PG_FUNCTION_ARGS)
 	TargetColumn existing;
 	JobRequest	request = {.kind = "add_tenant_column"};
 	JsonObject *arguments = json_begin();
-	StringInfoData sql;
+	const char *initial = "";	/* behind the type */
 	int64		id;
 	char	   *relation;
 	char	   *type_name;
@@ -162,19 +163,16 @@ tenantmig_add_tenant_column(PG_FUNCTION_ARGS)
 	}
 
 	check_no_rewrite(relid, type);
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "ALTER TABLE %s ADD COLUMN %s %s", relation,
-					 quote_identifier(column), type_name);
 	if (value)
-		appendStringInfo(&sql, " DEFAULT %s::%s", sql_literal(value), type_name);
+		initial = psprintf(" DEFAULT %s::%s", sql_literal(value), type_name);
 	else if (get_typtype(type) == TYPTYPE_DOMAIN)
-		appendStringInfoString(&sql, " DEFAULT NULL");	/* not the domain's own */
+		initial = " DEFAULT NULL";	/* not the domain's own */
 	id = job_record(&request);
-	target_execute(relid, sql.data);
-	job_record_step(id, relation, sql.data,
-					psprintf("ALTER TABLE %s DROP COLUMN IF EXISTS %s", relation,
-							 quote_identifier(column)),
-					AccessExclusiveLock);
+	target_step(id, relid, relid,
+				template_make("ALTER TABLE %R ADD COLUMN %s %s%s",
+							  quote_identifier(column), type_name, initial),
+				template_make("ALTER TABLE %R DROP COLUMN IF EXISTS %s",
+							  quote_identifier(column)));
 	job_record_end(id);
 	PG_RETURN_INT64(id);
 }

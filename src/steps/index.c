@@ -43,7 +43,7 @@
 #include "engine/query.h"
 #include "engine/settings.h"
 #include "engine/sqltext.h"
-#include "engine/stop_point.h"
+#include "engine/template.h"
 #include "steps/index.h"
 #include "steps/kinds.h"
 #include "steps/target.h"
@@ -77,14 +77,14 @@ definition(Jsonb *arguments)
 
 /* only: of a partitioned table, which has no rows of its own */
 char *
-index_create_text(Jsonb *arguments, Oid table, const char *index, bool only)
+index_create_text(Jsonb *arguments, const char *index, bool only)
 {
 	bool		unique = json_bool(arguments, "is_unique", false);
 
-	return psprintf("CREATE %sINDEX %s%s ON %s%s %s",
-					unique ? "UNIQUE " : "", only ? "" : "CONCURRENTLY ",
-					quote_identifier(index), only ? "ONLY " : "",
-					sql_relation(table), definition(arguments));
+	return template_make("CREATE %sINDEX %s%s ON %s%R %s",
+						 unique ? "UNIQUE " : "", only ? "" : "CONCURRENTLY ",
+						 quote_identifier(index), only ? "ONLY " : "",
+						 definition(arguments));
 }
 
 char *
@@ -94,10 +94,11 @@ index_qualified_name(Oid table, const char *index)
 }
 
 char *
-index_drop_text(Oid table, const char *index, bool concurrently)
+index_drop_text(const char *index, bool concurrently)
 {
-	return psprintf("DROP INDEX %sIF EXISTS %s",
-					concurrently ? "CONCURRENTLY " : "", index_qualified_name(table, index));
+	return template_make("DROP INDEX %sIF EXISTS %S.%s",
+						 concurrently ? "CONCURRENTLY " : "",
+						 quote_identifier(index));
 }
 
 /* --- the call -------------------------------------------------------- */
@@ -237,7 +238,7 @@ index_check_name_is_free(Oid relid, const char *name)
 static void
 check_definition(Jsonb *arguments, Oid relid, Oid am)
 {
-	char	   *sql = index_create_text(arguments, relid, "x", true);
+	char	   *sql = template_render(index_create_text(arguments, "x", true), relid);
 	List	   *raw = raw_parser(sql, RAW_PARSE_DEFAULT);
 	Identity	saved;
 	IndexStmt  *stmt;
@@ -391,9 +392,9 @@ plan_table(const Job *job, Oid relid, Oid table, double *rows, int64 *blocks)
 	Relation	relation = table_open(table, AccessShareLock);
 
 	(void) step_write(job->id, partitioned ? STEP_STATEMENT : STEP_TOPLEVEL,
-					  sql_relation(table), "planned",
-					  index_create_text(job->arguments, table, name, partitioned),
-					  index_drop_text(table, name, !partitioned), false,
+					  table, "planned",
+					  index_create_text(job->arguments, name, partitioned),
+					  index_drop_text(name, !partitioned), false,
 					  partitioned ? ShareLock : ShareUpdateExclusiveLock);
 	if (!partitioned)
 	{
@@ -429,5 +430,5 @@ const StepOps index_ops = {
 	.plan = index_plan,
 	.run = index_run,
 	.holds = index_holds,
-	.undo_toplevel = index_undo,
+	.find_inverse = index_find_inverse,
 };

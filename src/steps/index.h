@@ -7,10 +7,10 @@
 
 #include "engine/step.h"
 
-/* CREATE INDEX for one table; only: of a partitioned table, without rows */
-extern char *index_create_text(Jsonb *arguments, Oid table, const char *index,
-							   bool only);
-extern char *index_drop_text(Oid table, const char *index, bool concurrently);
+/* CREATE INDEX for one table, as a template; only: of a partitioned table,
+ * without rows.  Its inverse. */
+extern char *index_create_text(Jsonb *arguments, const char *index, bool only);
+extern char *index_drop_text(const char *index, bool concurrently);
 extern char *index_qualified_name(Oid table, const char *index);
 
 /* A name that is free, for the index of one table of the tree */
@@ -24,6 +24,7 @@ extern void index_journal(int64 job, Oid table, const char *name, Oid index);
 
 extern void index_run(JobRun *run);
 extern bool index_holds(const Job *job, Oid relid);
-extern bool index_undo(JobRun *run, const Job *target, const JobStep *step);
+extern char *index_find_inverse(const Job *target, const JobStep *step,
+								Oid table);
 
 #endif							/* TENANTMIG_INDEX_H */

@@ -33,14 +33,14 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
-#include "engine/toplevel.h"
+#include "engine/template.h"
 #include "steps/index.h"
 #include "steps/target.h"
 
 /* --- the journal ------------------------------------------------------ */
 
 /* The name that the index of a table was journaled under, or NULL; and its OID
- * if it was completed */
+ * if it was completed, or, on a partitioned table, made */
 static char *
 journaled(int64 job, Oid table, Oid *index)
 {
@@ -89,10 +89,10 @@ typedef struct Build
 	Oid			table;
 	Oid			parent;			/* InvalidOid: the table of the call */
 	bool		partitioned;
-	char	   *relation;		/* NULL: dropped meanwhile */
+	bool		gone;			/* dropped meanwhile */
 	char	   *name;
 	char	   *qualified;
-	char	   *create;
+	char	   *create;			/* templates for the table */
 	char	   *drop;
 	Oid			index;			/* what carries the name, or was completed */
 	bool		exists;
@@ -155,6 +155,14 @@ same_definition(Oid index, Oid table, Jsonb *arguments)
 	return same;
 }
 
+/* What the journal, or else the name, says is the index of a table */
+static Oid
+candidate(Oid table, const char *name, Oid completed)
+{
+	return OidIsValid(completed) && index_is_on(completed, table) ? completed
+		: get_relname_relid(name, get_rel_namespace(table));
+}
+
 static void
 find_index(const Job *job, Build *b)
 {
@@ -162,11 +170,10 @@ find_index(const Job *job, Build *b)
 	Oid			completed;
 
 	(void) journaled(job->id, b->table, &completed);
-	b->index = OidIsValid(completed) && index_is_on(completed, b->table) ? completed
-		: get_relname_relid(b->name, get_rel_namespace(b->table));
+	b->index = candidate(b->table, b->name, completed);
 	b->exists = OidIsValid(b->index);
 	b->valid = b->exists && index_is_on(b->index, b->table) && get_index_isvalid(b->index);
-	state = step_state(job->id, b->create);
+	state = step_state(job->id, b->table, b->create);
 	b->ours = b->exists && index_is_on(b->index, b->table) &&
 		(b->index == completed ||
 		 ((b->valid || (state && (strcmp(state, "running") == 0 ||
@@ -178,8 +185,8 @@ static void
 write_texts(const Job *job, Build *b)
 {
 	b->qualified = index_qualified_name(b->table, b->name);
-	b->create = index_create_text(job->arguments, b->table, b->name, b->partitioned);
-	b->drop = index_drop_text(b->table, b->name, !b->partitioned);
+	b->create = index_create_text(job->arguments, b->name, b->partitioned);
+	b->drop = index_drop_text(b->name, !b->partitioned);
 }
 
 /*
@@ -195,8 +202,8 @@ look_body(JobRun *run, void *arg)
 	run_check_request(run);
 	MemoryContextSwitchTo(run->context);
 	b->exists = b->valid = b->ours = false;
-	b->relation = sql_relation(b->table);
-	if (b->relation == NULL)
+	b->gone = sql_relation(b->table) == NULL;
+	if (b->gone)
 		return;
 	b->name = journaled(run->job->id, b->table, &completed);
 	if (b->name == NULL)
@@ -231,11 +238,7 @@ taken_body(JobRun *run, void *arg)
 static void
 nobody_builds_body(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
-	LockBlocker blocker;
-
-	if (!lock_tree_try(b->table, ShareUpdateExclusiveLock, &blocker))
-		lock_not_had(&blocker);
+	run_lock(((Build *) arg)->table, ShareUpdateExclusiveLock);
 }
 
 static void
@@ -254,7 +257,7 @@ forget_build_body(JobRun *run, void *arg)
 {
 	Build	   *b = arg;
 
-	(void) step_write(run->job->id, STEP_TOPLEVEL, b->relation, "undone",
+	(void) step_write(run->job->id, STEP_TOPLEVEL, b->table, "undone",
 					  b->create, NULL, false, NoLock);
 }
 
@@ -263,7 +266,7 @@ create_leaf(JobRun *run, void *arg)
 {
 	Build	   *b = arg;
 
-	run_toplevel(run, b->relation, b->create, b->drop);
+	run_toplevel(run, b->table, b->create, b->drop);
 }
 
 /* Build the index of one table that holds rows, whatever an earlier attempt left */
@@ -274,7 +277,7 @@ build_leaf(JobRun *run, void *arg)
 	ErrorData  *error;
 
 	look(run, b);
-	if (b->relation == NULL)
+	if (b->gone)
 		return;
 	if (b->exists && !b->ours)
 		run_or_error(run, taken_body, b);
@@ -282,7 +285,7 @@ build_leaf(JobRun *run, void *arg)
 	{
 		run_set_phase(run, "dropping what an interrupted build left");
 		run_or_error(run, nobody_builds_body, b);
-		run_toplevel(run, b->relation, b->drop, NULL);
+		run_toplevel(run, b->table, b->drop, NULL);
 		look(run, b);
 	}
 	if (!b->exists)
@@ -304,7 +307,7 @@ build_leaf(JobRun *run, void *arg)
 				 errhint("SELECT tenantmig.retry(" INT64_FORMAT "); drops it and builds it again.",
 						 run->job->id)));
 	run_bookkeeping(run, completed_body, b);
-	run_toplevel_done(run, b->create);
+	run_toplevel_done(run, b->table, b->create);
 }
 
 /* A build that met a deadlock or the like is dropped and done again */
@@ -326,18 +329,31 @@ build_leaf_patiently(JobRun *run, Build *b)
 /*
  * The index of a partitioned table: empty, and invalid until all partitions
  * are attached, so a temporary step until then.  Undoing it takes those of the
- * partitions along.
+ * partitions along.  Only the table itself is locked.
  */
+static void
+create_parent_body(JobRun *run, void *arg)
+{
+	Build	   *b = arg;
+
+	run_check_request(run);
+	lock_set_timeout(setting_lock_timeout);
+	LockRelationOid(b->table, ShareLock);
+	run_statement_within(run, b->table, ShareLock, b->create, b->drop, true);
+	index_journal(run->job->id, b->table, b->name,
+				  get_relname_relid(b->name, get_rel_namespace(b->table)));
+}
+
 static void
 create_parent(JobRun *run, Build *b)
 {
 	look(run, b);
-	if (b->relation == NULL)
+	if (b->gone)
 		return;
 	if (b->exists && !b->ours)
 		run_or_error(run, taken_body, b);
 	if (!b->exists)
-		run_statement(run, InvalidOid, ShareLock, b->create, b->drop, true);
+		run_patiently(run, create_parent_body, b);
 }
 
 /*
@@ -348,21 +364,24 @@ static void
 attach_body(JobRun *run, void *arg)
 {
 	const Build *b = arg;
+	Oid			parent;
 	Oid			index;
-	char	   *parent_name = journaled(run->job->id, b->parent, &index);
+	char	   *parent_name = journaled(run->job->id, b->parent, &parent);
+	char	   *name = journaled(run->job->id, b->table, &index);
 
 	run_check_request(run);
-	if (parent_name == NULL || sql_relation(b->table) == NULL)
+	if (parent_name == NULL || name == NULL || sql_relation(b->table) == NULL ||
+		sql_relation(b->parent) == NULL)
 		return;
-	index = get_relname_relid(b->name, get_rel_namespace(b->table));
-	if (!OidIsValid(index) || get_rel_relispartition(index))
+	parent = candidate(b->parent, parent_name, parent);
+	index = candidate(b->table, name, index);
+	if (!OidIsValid(parent) || !OidIsValid(index) || get_rel_relispartition(index))
 		return;
-	run_statement_within(run, InvalidOid, ShareUpdateExclusiveLock,
-						 psprintf("ALTER INDEX %s ATTACH PARTITION %s",
-								  index_qualified_name(b->parent, parent_name),
-								  index_qualified_name(b->table, b->name)),
+	run_statement_within(run, b->table, ShareUpdateExclusiveLock,
+						 template_make("ALTER INDEX %s ATTACH PARTITION %s",
+									   sql_relation(parent), sql_relation(index)),
 						 NULL, false);
-	step_forget_inverse(run->job->id, b->create);
+	step_forget_inverse(run->job->id, b->table, b->create);
 }
 
 /* All are valid: the indexes of the partitioned tables stay */
@@ -376,7 +395,7 @@ keep_parents_body(JobRun *run, void *arg)
 		Build	   *b = lfirst(lc);
 
 		if (b->partitioned && b->create)
-			step_keep(run->job->id, b->create);
+			step_keep(run->job->id, b->table, b->create);
 	}
 }
 
@@ -448,64 +467,37 @@ index_holds(const Job *job, Oid relid)
 
 	if (name == NULL)
 		return false;
-	if (!OidIsValid(index))
-		index = get_relname_relid(name, get_rel_namespace(relid));
+	index = candidate(relid, name, index);
 	return OidIsValid(index) && index_is_on(index, relid) &&
 		same_definition(index, relid, job->arguments) && get_index_isvalid(index);
 }
 
-typedef struct UndoArg
-{
-	const Job  *target;
-	const JobStep *step;
-	Build		build;
-} UndoArg;
-
-static void
-find_for_undo_body(JobRun *run, void *arg)
-{
-	UndoArg    *a = arg;
-	ListCell   *lc;
-
-	MemoryContextSwitchTo(run->context);
-	foreach(lc, target_tree(run->relid))
-	{
-		Build		b = {.table = lfirst_oid(lc)};
-		Oid			completed;
-
-		b.name = journaled(a->target->id, b.table, &completed);
-		if (b.name == NULL)
-			continue;
-		b.partitioned = get_rel_relkind(b.table) == RELKIND_PARTITIONED_TABLE;
-		write_texts(a->target, &b);
-		if (strcmp(b.create, a->step->statement) != 0)
-			continue;
-		find_index(a->target, &b);
-		/* it may have been renamed since */
-		if (b.ours)
-			b.drop = index_drop_text(b.table, get_rel_name(b.index), true);
-		a->build = b;
-	}
-}
-
 /*
  * Drop the index of one step: by its OID if it was completed, else only what
- * is recognised as ours.  Anything else of that name stays.
+ * is recognised as ours.  Anything else of that name stays.  Elsewhere than at
+ * home its OID means nothing, and what was journaled is found under the one
+ * that its table had there.
  */
-bool
-index_undo(JobRun *run, const Job *target, const JobStep *step)
+char *
+index_find_inverse(const Job *target, const JobStep *step, Oid table)
 {
-	UndoArg		arg = {.target = target,.step = step};
-	ErrorData  *error;
+	Oid			completed;
+	char	   *name = journaled(target->id, step->relid, &completed);
+	Oid			index;
 
-	run_or_error(run, find_for_undo_body, &arg);
-	if (!arg.build.ours)
-		return true;
-	if (!arg.build.valid)
-		run_patiently(run, nobody_builds_body, &arg.build);
-	error = toplevel_run(arg.build.drop, run->owner, run->job->search_path,
-						 run->context);
-	if (error)
-		ReThrowError(error);
-	return true;
+	if (name == NULL)
+		return NULL;
+	if (!target->at_home)
+		completed = InvalidOid;
+	/* of a step that is done no other can be ours */
+	index = OidIsValid(completed) && strcmp(step->state, "done") == 0
+		? completed : candidate(table, name, completed);
+	if (!OidIsValid(index) || !index_is_on(index, table) ||
+		(index != completed && !same_definition(index, table, target->arguments)))
+		return NULL;
+	if (step->kind == STEP_TOPLEVEL && !get_index_isvalid(index))
+		run_lock(table, ShareUpdateExclusiveLock);	/* nobody builds it */
+	return psprintf("DROP INDEX %s%s",
+					step->kind == STEP_TOPLEVEL ? "CONCURRENTLY " : "",
+					sql_relation(index));
 }

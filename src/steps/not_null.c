@@ -27,6 +27,7 @@
 #include "engine/query.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
+#include "engine/template.h"
 #include "steps/kinds.h"
 #include "steps/source.h"
 #include "steps/target.h"
@@ -59,11 +60,9 @@ tenantmig_set_not_null(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(job_submit(&request));
 }
 
-/* The statements; the names are the job's own */
+/* The statements, as templates; the names are the job's own */
 typedef struct NotNullTexts
 {
-	char	   *relation;
-	char	   *column;
 	char	   *constraint;
 	char	   *add;
 	char	   *drop;
@@ -72,51 +71,46 @@ typedef struct NotNullTexts
 	char	   *unset;
 } NotNullTexts;
 
-/*
- * DROP NOT NULL goes down to the partitions and children; those that were NOT
- * NULL before get it back.
- */
-static char *
-unset_text(Oid relid, const char *column, const NotNullTexts *t)
-{
-	StringInfoData buf;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL",
-					 t->relation, t->column);
-	foreach(lc, target_tree(relid))
-	{
-		TargetColumn below;
-
-		if (lfirst_oid(lc) != relid &&
-			target_find_column(lfirst_oid(lc), column, &below) && below.not_null)
-			appendStringInfo(&buf, "; ALTER TABLE %s ALTER COLUMN %s SET NOT NULL",
-							 sql_relation(lfirst_oid(lc)), t->column);
-	}
-	return buf.data;
-}
-
 static void
-write_texts(const Job *job, Oid relid, NotNullTexts *t)
+write_texts(const Job *job, NotNullTexts *t)
 {
 	const char *name = json_text(job->arguments, "column");
-	char	   *constraint;
+	const char *column = quote_identifier(name);
+	const char *constraint;
 
-	t->relation = sql_relation(relid);
-	t->column = pstrdup(quote_identifier(name));
 	t->constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job->id),
 									 name, "");
-	constraint = pstrdup(quote_identifier(t->constraint));
-	t->add = psprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
-					  t->relation, constraint, t->column);
-	t->drop = psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s",
-					   t->relation, constraint);
-	t->validate = psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s",
-						   t->relation, constraint);
-	t->set = psprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL",
-					  t->relation, t->column);
-	t->unset = unset_text(relid, name, t);
+	constraint = quote_identifier(t->constraint);
+	t->add = template_make("ALTER TABLE %R ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
+						   constraint, column);
+	t->drop = template_make("ALTER TABLE %R DROP CONSTRAINT IF EXISTS %s", constraint);
+	t->validate = template_make("ALTER TABLE %R VALIDATE CONSTRAINT %s", constraint);
+	t->set = template_make("ALTER TABLE %R ALTER COLUMN %s SET NOT NULL", column);
+	t->unset = template_make("ALTER TABLE %R ALTER COLUMN %s DROP NOT NULL", column);
+}
+
+/*
+ * DROP NOT NULL goes down to the partitions and children; those that were NOT
+ * NULL before must get it back.  So each of them has a step of its own, before
+ * that of the table, to which undo comes afterwards; the step itself finds
+ * that there is nothing to do.
+ */
+static List *
+not_null_before(const Job *job, Oid relid)
+{
+	List	   *below = NIL;
+	ListCell   *lc;
+
+	foreach(lc, target_tree(relid))
+	{
+		TargetColumn column;
+
+		if (lfirst_oid(lc) != relid &&
+			target_find_column(lfirst_oid(lc), json_text(job->arguments, "column"),
+							   &column) && column.not_null)
+			below = lappend_oid(below, lfirst_oid(lc));
+	}
+	return below;
 }
 
 /* How many rows are NULL, and the keys of some: read as the current user */
@@ -152,15 +146,19 @@ not_null_plan(const Job *job, Oid relid)
 	JsonObject *plan = json_begin();
 	List	   *examples;
 	int64		nulls = count_nulls(job, relid, &examples);
+	ListCell   *lc;
 
-	write_texts(job, relid, &t);
-	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.add, t.drop,
+	write_texts(job, &t);
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.add, t.drop,
 					  true, AccessExclusiveLock);
-	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.validate, NULL,
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.validate, NULL,
 					  false, ShareUpdateExclusiveLock);
-	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.set, t.unset,
+	foreach(lc, not_null_before(job, relid))
+		(void) step_write(job->id, STEP_STATEMENT, lfirst_oid(lc), "planned", t.set,
+						  t.set, false, AccessExclusiveLock);
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.set, t.unset,
 					  false, AccessExclusiveLock);
-	(void) step_write(job->id, STEP_STATEMENT, t.relation, "planned", t.drop, NULL,
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.drop, NULL,
 					  false, AccessExclusiveLock);
 	json_put_int(plan, "rows_total", 0);
 	json_put_int(plan, "rows_unresolved", nulls);
@@ -203,26 +201,21 @@ resolve_body(JobRun *run, void *arg)
 	MemoryContextSwitchTo(run->context);
 	target_check_column(run->relid, json_text(run->job->arguments, "column"), &column);
 	n->already = column.not_null;
-	write_texts(run->job, run->relid, &n->texts);
+	write_texts(run->job, &n->texts);
 	n->added = OidIsValid(get_relation_constraint_oid(run->relid,
 													  n->texts.constraint, true));
 }
 
-/* The table may have been renamed since the last transaction */
+/* The table may have been renamed or dropped since the last transaction */
 static void
-follow_name(JobRun *run, NotNullRun *n)
+follow_name(JobRun *run)
 {
-	MemoryContext context;
-
 	if (sql_relation(run->relid) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation %s was dropped while job " INT64_FORMAT " worked on it",
-						n->texts.relation, run->job->id)));
+						job_relation_text(run->job), run->job->id)));
 	run_follow_name(run);
-	context = MemoryContextSwitchTo(run->context);
-	write_texts(run->job, run->relid, &n->texts);
-	MemoryContextSwitchTo(context);
 }
 
 static void
@@ -243,7 +236,8 @@ validate_body(JobRun *run, void *arg)
 	NotNullRun *n = arg;
 
 	run_check_request(run);
-	follow_name(run, n);
+	run_lock(run->relid, ShareUpdateExclusiveLock);
+	follow_name(run);
 	run_statement_within(run, run->relid, ShareUpdateExclusiveLock,
 						 n->texts.validate, NULL, false);
 }
@@ -252,9 +246,14 @@ static void
 set_body(JobRun *run, void *arg)
 {
 	NotNullRun *n = arg;
+	ListCell   *lc;
 
 	run_check_request(run);
-	follow_name(run, n);
+	run_lock(run->relid, AccessExclusiveLock);
+	follow_name(run);
+	foreach(lc, not_null_before(run->job, run->relid))
+		run_statement_within(run, lfirst_oid(lc), AccessExclusiveLock,
+							 n->texts.set, n->texts.set, false);
 	run_statement_within(run, run->relid, AccessExclusiveLock, n->texts.set,
 						 n->texts.unset, false);
 }
@@ -269,7 +268,7 @@ raise_nulls(JobRun *run, NotNullRun *n)
 	initStringInfo(&keys);
 	foreach(lc, n->examples)
 	{
-		run_error_row(run, n->texts.relation,
+		run_error_row(run, job_relation_text(run->job),
 					  DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(lfirst(lc)))),
 					  "23502", "the column is NULL");
 		appendStringInfo(&keys, "%s%s", keys.len > 0 ? ", " : "", (char *) lfirst(lc));
@@ -279,7 +278,8 @@ raise_nulls(JobRun *run, NotNullRun *n)
 			 errmsg_plural("column %s of relation %s is NULL in " INT64_FORMAT " row",
 						   "column %s of relation %s is NULL in " INT64_FORMAT " rows",
 						   (unsigned long) n->nulls,
-						   n->texts.column, n->texts.relation, n->nulls),
+						   quote_identifier(json_text(run->job->arguments, "column")),
+						   job_relation_text(run->job), n->nulls),
 			 errdetail("Examples: %s.", keys.data),
 			 errhint("Fill them with tenantmig.backfill, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
 					 run->job->id)));

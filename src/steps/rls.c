@@ -35,6 +35,7 @@
 #include "engine/query.h"
 #include "engine/settings.h"
 #include "engine/sqltext.h"
+#include "engine/template.h"
 #include "steps/kinds.h"
 #include "steps/rls.h"
 #include "steps/target.h"
@@ -134,39 +135,33 @@ warn_of_open_ancestor(Oid relid)
 /* --- steps ------------------------------------------------------------ */
 
 static void
-take_step(RlsWork *work, const char *relation, const char *statement,
-		  const char *inverse)
+take_step(RlsWork *work, Oid relid, const char *statement, const char *inverse)
 {
 	CHECK_FOR_INTERRUPTS();
-	target_execute(work->root, statement);
-	job_record_step(work->job, relation, statement, inverse,
-					AccessExclusiveLock);
+	target_step(work->job, work->root, relid, statement, inverse);
 	work->steps++;
 }
 
 static void
-create_policy(RlsWork *work, const char *relation, const RlsPolicy *policy)
+create_policy(RlsWork *work, Oid relid, const RlsPolicy *policy)
 {
-	take_step(work, relation, rls_create_text(relation, policy),
-			  rls_undo_create_text(relation, policy));
+	take_step(work, relid, rls_create_text(policy), rls_undo_create_text(policy));
 }
 
 static void
-drop_policy(RlsWork *work, const char *relation, const RlsPolicy *policy)
+drop_policy(RlsWork *work, Oid relid, const RlsPolicy *policy)
 {
 	if (policy)
-		take_step(work, relation, rls_drop_text(relation, policy),
-				  rls_undo_drop_text(relation, policy));
+		take_step(work, relid, rls_drop_text(policy), rls_undo_drop_text(policy));
 }
 
 /* ALTER TABLE ... what ROW LEVEL SECURITY, and back */
 static void
-set_flag(RlsWork *work, const char *relation, const char *what,
-		 const char *back)
+set_flag(RlsWork *work, Oid relid, const char *what, const char *back)
 {
-	take_step(work, relation,
-			  psprintf("ALTER TABLE %s %s ROW LEVEL SECURITY", relation, what),
-			  psprintf("ALTER TABLE IF EXISTS %s %s ROW LEVEL SECURITY", relation, back));
+	take_step(work, relid,
+			  template_make("ALTER TABLE %R %s ROW LEVEL SECURITY", what),
+			  template_make("ALTER TABLE %R %s ROW LEVEL SECURITY", back));
 }
 
 /* What the table's own policies mean beside ours */
@@ -213,7 +208,7 @@ enable_table(RlsWork *work, const RlsArguments *arguments, Oid relid)
 
 	read_flags(relid, &enabled, &forced);
 	if (rls_find_policy(wanted, RLS_ADMIN) == NULL)
-		drop_policy(work, relation, rls_find_policy(policies, RLS_ADMIN));
+		drop_policy(work, relid, rls_find_policy(policies, RLS_ADMIN));
 	foreach(lc, wanted)
 	{
 		RlsPolicy  *policy = lfirst(lc);
@@ -222,21 +217,21 @@ enable_table(RlsWork *work, const RlsArguments *arguments, Oid relid)
 		if (old && rls_same_policy(relid, old, policy))
 			continue;
 		if (old && rls_can_alter(old, policy))
-			take_step(work, relation, rls_alter_text(relation, policy),
-					  rls_undo_alter_text(relation, old));
+			take_step(work, relid, rls_alter_text(policy),
+					  rls_undo_alter_text(old));
 		else
 		{
-			drop_policy(work, relation, old);
-			create_policy(work, relation, policy);
+			drop_policy(work, relid, old);
+			create_policy(work, relid, policy);
 		}
 	}
 	if (!enabled)
-		set_flag(work, relation, "ENABLE", "DISABLE");
+		set_flag(work, relid, "ENABLE", "DISABLE");
 	if (arguments->force && !forced)
-		set_flag(work, relation, "FORCE", "NO FORCE");
+		set_flag(work, relid, "FORCE", "NO FORCE");
 	if (!arguments->force && forced)
 	{
-		set_flag(work, relation, "NO FORCE", "FORCE");
+		set_flag(work, relid, "NO FORCE", "FORCE");
 		ereport(NOTICE,
 				(errmsg("row-level security of %s no longer holds for its owner",
 						relation)));
@@ -256,14 +251,14 @@ disable_table(RlsWork *work, bool keep_policies, Oid relid)
 
 	read_flags(relid, &enabled, &forced);
 	if (forced)
-		set_flag(work, relation, "NO FORCE", "FORCE");
+		set_flag(work, relid, "NO FORCE", "FORCE");
 	if (enabled)
-		set_flag(work, relation, "DISABLE", "ENABLE");
+		set_flag(work, relid, "DISABLE", "ENABLE");
 	if (!keep_policies)
 	{
-		drop_policy(work, relation, rls_find_policy(policies, RLS_ACCESS));
-		drop_policy(work, relation, rls_find_policy(policies, RLS_ADMIN));
-		drop_policy(work, relation, rls_find_policy(policies, RLS_ISOLATION));
+		drop_policy(work, relid, rls_find_policy(policies, RLS_ACCESS));
+		drop_policy(work, relid, rls_find_policy(policies, RLS_ADMIN));
+		drop_policy(work, relid, rls_find_policy(policies, RLS_ISOLATION));
 	}
 	foreach(lc, policies)
 		if (!rls_is_ours(lfirst(lc)))

@@ -82,12 +82,13 @@ extern bool rls_same_policy(Oid relid, const RlsPolicy *existing,
 /* Whether one can be turned into the other by ALTER POLICY */
 extern bool rls_can_alter(const RlsPolicy *from, const RlsPolicy *to);
 
-/* Statements.  Those for the journal carry their search_path with them. */
-extern char *rls_create_text(const char *relation, const RlsPolicy *policy);
-extern char *rls_alter_text(const char *relation, const RlsPolicy *policy);
-extern char *rls_drop_text(const char *relation, const RlsPolicy *policy);
-extern char *rls_undo_create_text(const char *relation, const RlsPolicy *policy);
-extern char *rls_undo_alter_text(const char *relation, const RlsPolicy *policy);
-extern char *rls_undo_drop_text(const char *relation, const RlsPolicy *policy);
+/* Statements, as templates for the table.  Inverses carry their search_path
+ * with them. */
+extern char *rls_create_text(const RlsPolicy *policy);
+extern char *rls_alter_text(const RlsPolicy *policy);
+extern char *rls_drop_text(const RlsPolicy *policy);
+extern char *rls_undo_create_text(const RlsPolicy *policy);
+extern char *rls_undo_alter_text(const RlsPolicy *policy);
+extern char *rls_undo_drop_text(const RlsPolicy *policy);
 
 #endif							/* TENANTMIG_RLS_H */

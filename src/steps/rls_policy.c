@@ -79,6 +79,7 @@
 
 #include "engine/compat.h"
 #include "engine/sqltext.h"
+#include "engine/template.h"
 #include "steps/rls.h"
 #include "steps/target.h"
 
@@ -480,74 +481,63 @@ role_list_text(List *roles)
 }
 
 /* TO, USING and WITH CHECK */
-static void
-append_body(StringInfo buf, const RlsPolicy *policy)
+static char *
+body_text(const RlsPolicy *policy)
 {
-	appendStringInfo(buf, " TO %s", role_list_text(policy->roles));
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, " TO %s", role_list_text(policy->roles));
 	if (policy->qual)
-		appendStringInfo(buf, " USING (%s)", policy->qual);
+		appendStringInfo(&buf, " USING (%s)", policy->qual);
 	if (policy->check)
-		appendStringInfo(buf, " WITH CHECK (%s)", policy->check);
-}
-
-char *
-rls_create_text(const char *relation, const RlsPolicy *policy)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "CREATE POLICY %s ON %s AS %s FOR %s",
-					 quote_identifier(policy->name), relation,
-					 policy->permissive ? "PERMISSIVE" : "RESTRICTIVE",
-					 command_text(policy->command));
-	append_body(&buf, policy);
+		appendStringInfo(&buf, " WITH CHECK (%s)", policy->check);
 	return buf.data;
 }
 
 char *
-rls_alter_text(const char *relation, const RlsPolicy *policy)
+rls_create_text(const RlsPolicy *policy)
 {
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "ALTER POLICY %s ON %s",
-					 quote_identifier(policy->name), relation);
-	append_body(&buf, policy);
-	return buf.data;
+	return template_make("CREATE POLICY %s ON %R AS %s FOR %s%s",
+						 quote_identifier(policy->name),
+						 policy->permissive ? "PERMISSIVE" : "RESTRICTIVE",
+						 command_text(policy->command), body_text(policy));
 }
 
 char *
-rls_drop_text(const char *relation, const RlsPolicy *policy)
+rls_alter_text(const RlsPolicy *policy)
 {
-	return psprintf("DROP POLICY %s ON %s", quote_identifier(policy->name),
-					relation);
+	return template_make("ALTER POLICY %s ON %R%s",
+						 quote_identifier(policy->name), body_text(policy));
 }
 
 char *
-rls_undo_create_text(const char *relation, const RlsPolicy *policy)
+rls_drop_text(const RlsPolicy *policy)
 {
-	return psprintf("DROP POLICY IF EXISTS %s ON %s",
-					quote_identifier(policy->name), relation);
+	return template_make("DROP POLICY %s ON %R", quote_identifier(policy->name));
 }
 
 char *
-rls_undo_alter_text(const char *relation, const RlsPolicy *policy)
+rls_undo_create_text(const RlsPolicy *policy)
+{
+	return template_make("DROP POLICY IF EXISTS %s ON %R",
+						 quote_identifier(policy->name));
+}
+
+char *
+rls_undo_alter_text(const RlsPolicy *policy)
 {
 	return psprintf("SET LOCAL search_path TO " PINNED_PATH "; %s",
-					rls_alter_text(relation, policy));
+					rls_alter_text(policy));
 }
 
 char *
-rls_undo_drop_text(const char *relation, const RlsPolicy *policy)
+rls_undo_drop_text(const RlsPolicy *policy)
 {
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "SET LOCAL search_path TO " PINNED_PATH "; %s",
-					 rls_create_text(relation, policy));
-	if (policy->comment)
-		appendStringInfo(&buf, "; COMMENT ON POLICY %s ON %s IS %s",
-						 quote_identifier(policy->name), relation,
-						 sql_literal(policy->comment));
-	return buf.data;
+	return psprintf("SET LOCAL search_path TO " PINNED_PATH "; %s%s",
+					rls_create_text(policy),
+					policy->comment == NULL ? ""
+					: template_make("; COMMENT ON POLICY %s ON %R IS %s",
+									quote_identifier(policy->name),
+									sql_literal(policy->comment)));
 }

@@ -44,6 +44,7 @@
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "engine/template.h"
 #include "steps/source.h"
 
 #define PARENT_ALIAS "tenantmig_parent"
@@ -450,13 +451,20 @@ source_trigger_name(const Source *source, int64 job)
  * TRIGGER privilege may write what he wants there, but not into our tables.
  */
 char *
-source_create_trigger(const Source *source, Oid table, int64 job)
+source_create_trigger(const Source *source, int64 job)
 {
-	return psprintf("CREATE TRIGGER %s BEFORE INSERT%s ON %s FOR EACH ROW "
-					"EXECUTE FUNCTION tenantmig.fill_tenant('" INT64_FORMAT "')",
-					quote_identifier(source_trigger_name(source, job)),
-					source->kind == SOURCE_VALUE ? "" : " OR UPDATE",
-					sql_relation(table), job);
+	return template_make("CREATE TRIGGER %s BEFORE INSERT%s ON %R FOR EACH ROW "
+						 "EXECUTE FUNCTION tenantmig.fill_tenant('%s')",
+						 quote_identifier(source_trigger_name(source, job)),
+						 source->kind == SOURCE_VALUE ? "" : " OR UPDATE",
+						 psprintf(INT64_FORMAT, job));
+}
+
+char *
+source_drop_trigger(const Source *source, int64 job)
+{
+	return template_make("DROP TRIGGER IF EXISTS %s ON %R",
+						 quote_identifier(source_trigger_name(source, job)));
 }
 
 /*

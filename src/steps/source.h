@@ -99,9 +99,11 @@ extern List *source_examples(const Source *source, Oid leaf, bool unresolved,
  * no value for */
 extern char *source_plan_query(const Source *source, Oid leaf);
 
-/* The trigger that gives rows their value: its name and its statement */
+/* The trigger that gives rows their value: its name, its statement and the
+ * inverse of that, templates for the table that gets it */
 extern char *source_trigger_name(const Source *source, int64 job);
-extern char *source_create_trigger(const Source *source, Oid table, int64 job);
+extern char *source_create_trigger(const Source *source, int64 job);
+extern char *source_drop_trigger(const Source *source, int64 job);
 
 /*
  * The query by which that trigger finds the value for a row that is not

@@ -21,9 +21,11 @@
 
 #include "engine/compat.h"
 #include "engine/identity.h"
+#include "engine/job.h"
 #include "engine/locks.h"
 #include "engine/settings.h"
 #include "engine/sqltext.h"
+#include "engine/template.h"
 #include "steps/target.h"
 
 void
@@ -268,15 +270,18 @@ target_value(const TargetColumn *column, const char *text)
 }
 
 void
-target_execute(Oid relid, const char *sql)
+target_step(int64 job, Oid root, Oid relid, const char *statement,
+			const char *inverse)
 {
+	char	   *sql = template_render(statement, relid);
 	Identity	saved;
 
-	identity_enter_owner(&saved, target_owner(relid), NULL);
+	identity_enter_owner(&saved, target_owner(root), NULL);
 	lock_set_timeout(setting_lock_timeout);
 	SPI_connect();
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "could not run: %s", sql);
 	SPI_finish();
 	identity_leave(&saved);
+	job_record_step(job, relid, statement, inverse, AccessExclusiveLock);
 }

@@ -57,8 +57,13 @@ extern Datum target_value(const TargetColumn *column, const char *text);
 /* The owner of a relation, by OID */
 extern Oid	target_owner(Oid relid);
 
-/* For direct functions: one statement in the caller's transaction, as the
- * owner of the table, waiting for no lock longer than tenantmig.lock_timeout */
-extern void target_execute(Oid relid, const char *sql);
+/*
+ * For direct functions: a step of the job in the caller's transaction, with its
+ * journal entry, on the relation (locked already) and as the owner of root,
+ * waiting for no lock longer than tenantmig.lock_timeout.  The texts are
+ * templates.
+ */
+extern void target_step(int64 job, Oid root, Oid relid, const char *statement,
+						const char *inverse);
 
 #endif							/* TENANTMIG_TARGET_H */

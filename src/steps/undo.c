@@ -5,7 +5,9 @@
  * Each inverse was written to the journal before the step it belongs to could
  * take effect, so a job that failed or was cancelled half-way can be undone as
  * well as one that succeeded.  An inverse and the mark that it has run are one
- * transaction; an interrupted undo goes on where it stopped.
+ * transaction; an interrupted undo goes on where it stopped.  It is run on the
+ * relation of the step, by its OID: whatever that is called by now, and never on
+ * another one that has got its name.
  *
  * Jobs that build on each other are undone in reverse order: taking a column
  * or its values away under a later NOT NULL, index or policy is refused, with
@@ -32,9 +34,11 @@ PG_FUNCTION_INFO_V1(tenantmig_undo);
 
 /*
  * A later job that stands on what this one did: on the same table, or on a
- * table that takes its tenant from this one; 0 if there is none.  When an undo
- * is recorded, later jobs whose own undo is under way do not count: it comes
- * first (see tables_below).  When it runs, they must have been undone.
+ * table that takes its tenant from this one; 0 if there is none.  Jobs of the
+ * same home know the same OIDs; of a restored job, later ones may have come with
+ * it or have been recorded or resumed here.  When an undo is recorded, later
+ * jobs whose own undo is under way do not count: it comes first (see
+ * tables_below).  When it runs, they must have been undone.
  */
 static int64
 later_job(const Job *job, bool recording, char **describe)
@@ -51,21 +55,22 @@ later_job(const Job *job, bool recording, char **describe)
 			   "FROM tenantmig.job j "
 			   "WHERE id > $1 AND kind <> 'undo' AND undone_by IS NULL "
 			   "AND state IN ('queued', 'running', 'paused', 'succeeded') "
-			   "AND home = $6 AND (relid = $7 "
-			   " OR arguments ->> 'parent' = format('%I.%I', $2, $3)) "
-			   "AND COALESCE(arguments ->> 'column', $4) = $4 "
-			   "AND (kind <> 'create_index' OR arguments -> 'names' ?| ARRAY[$4, 'expr'] "
-			   " OR arguments -> 'include' ? $4 OR arguments ? 'predicate') "
-			   "AND NOT ($5 AND EXISTS (SELECT FROM tenantmig.job u "
+			   "AND (home = (SELECT t.home FROM tenantmig.job t WHERE t.id = $1) "
+			   "  AND (relid = $2 OR $2 = ANY (reads)) "
+			   " OR home = $5 AND (relid = $6 OR $6 = ANY (reads))) "
+			   "AND COALESCE(arguments ->> 'column', $3) = $3 "
+			   "AND (kind <> 'create_index' OR arguments -> 'names' ?| ARRAY[$3, 'expr'] "
+			   " OR arguments -> 'include' ? $3 OR arguments ? 'predicate') "
+			   "AND NOT ($4 AND EXISTS (SELECT FROM tenantmig.job u "
 			   " WHERE u.kind = 'undo' AND u.target = j.id AND u.state IN ('queued', 'running'))) "
 			   "ORDER BY id DESC LIMIT 1");
 	query_int8(&query, job->id);
-	query_name(&query, job->schema_name);
-	query_name(&query, job->relation_name);
+	query_oid(&query, job->relid);
 	query_text(&query, json_text(job->arguments, "column"));
 	query_bool(&query, recording);
 	query_int8(&query, identity_home());
-	query_oid(&query, job->relid);
+	query_oid(&query, job_find_relation(job, job->relid, job->schema_name,
+										job->relation_name));
 	SPI_connect();
 	if (query_run(&query) > 0)
 	{
@@ -77,21 +82,19 @@ later_job(const Job *job, bool recording, char **describe)
 	return later;
 }
 
-/* The tables that take their tenant from the one of this job */
+/* The tables that take their tenant from this one */
 static List *
-tables_below(const Job *job)
+tables_below(Oid relid)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OwnQuery	query;
 	List	   *tables = NIL;
 	uint64		count;
 
-	query_init(&query, "SELECT DISTINCT c.oid FROM tenantmig.job j "
-			   "JOIN pg_namespace n ON n.nspname = j.schema_name "
-			   "JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = j.relation_name "
-			   "WHERE j.arguments ->> 'parent' = format('%I.%I', $1, $2)");
-	query_name(&query, job->schema_name);
-	query_name(&query, job->relation_name);
+	query_init(&query, "SELECT DISTINCT relid FROM tenantmig.job "
+			   "WHERE home = $1 AND kind <> 'undo' AND $2 = ANY (reads)");
+	query_int8(&query, identity_home());
+	query_oid(&query, relid);
 	SPI_connect();
 	count = query_run(&query);
 	MemoryContextSwitchTo(context);
@@ -153,7 +156,7 @@ tenantmig_undo(PG_FUNCTION_ARGS)
 		target_check_relation(request.relid);
 	request.arguments = json_end(json_begin());
 	request.target = target->id;
-	request.reads = tables_below(target);
+	request.reads = tables_below(request.relid);
 	request.dry_run = PG_GETARG_BOOL(1);
 	request.describe = psprintf("undo of job " INT64_FORMAT " (%s of %s)",
 								target->id, target->kind,
@@ -172,17 +175,19 @@ static Jsonb *
 undo_plan(const Job *job, Oid relid)
 {
 	JsonObject *plan = json_begin();
+	Job		   *target = job_read(job->target);
 	List	   *steps = step_list(job->target);
 	int			count = 0;
 
 	for (int i = list_length(steps) - 1; i >= 0; i--)
 	{
 		JobStep    *step = list_nth(steps, i);
+		Oid			table = step_relation(target, step);
 
-		if (!stands(step) || step->inverse == NULL)
+		if (!stands(step) || step->inverse == NULL || !OidIsValid(table))
 			continue;
 		count++;
-		(void) step_write(job->id, step->kind, step->relation, "planned",
+		(void) step_write(job->id, step->kind, table, "planned",
 						  step->inverse, NULL, false,
 						  step->kind == STEP_BATCHES ? RowExclusiveLock
 						  : step->kind == STEP_TOPLEVEL ? ShareUpdateExclusiveLock

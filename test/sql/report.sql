@@ -38,7 +38,7 @@ CREATE PROCEDURE pg_temp.step(job bigint, "position" int, kind text, state text,
     inverse text DEFAULT NULL, ms numeric DEFAULT 12, temporary boolean DEFAULT false)
 LANGUAGE sql AS $$
     INSERT INTO tenantmig.job_step
-    SELECT $1, $2, $3, 'regress_tm_report.orders', $4, $5, $7, $9, $6, '2026-02-24 21:00:00+00',
+    SELECT $1, $2, $3, 'regress_tm_report.orders'::regclass, 'regress_tm_report.orders', $4, $5, $7, $9, $6, '2026-02-24 21:00:00+00',
            timestamptz '2026-02-24 21:00:00+00' + make_interval(secs => $8::float8 / 1000)
 $$;
 
@@ -71,8 +71,8 @@ CALL pg_temp.record(900003, 'backfill', E'<b>Odd\n"name''', 'planned', NULL, '{"
     "rows_total": 5000, "rows_already_set": 7, "rows_unresolved": 3, "unresolved_examples": ["(id)=(4)", "(name)=(<i>\n)"],
     "estimated_ms": 93000, "estimated_wal_bytes": 1258291200, "estimated_disk_bytes": 45, "method": "ranges",
     "source": "value ''<default>''", "warnings": ["The column is in an index <x>."]}');
-INSERT INTO tenantmig.job_step (job, "position", kind, relation, state, statement, lock_mode)
-VALUES (900003, 1, 'batches', E'regress_tm_report."<b>Odd\n""name''"', 'planned',
+INSERT INTO tenantmig.job_step (job, "position", kind, relid, relation, state, statement, lock_mode)
+VALUES (900003, 1, 'batches', 0, E'regress_tm_report."<b>Odd\n""name''"', 'planned',
         E'UPDATE regress_tm_report."<b>Odd\n""name''" SET "Tenant" = $1', 'RowExclusiveLock');
 
 -- restored from a dump; cancelled; undone; an undo; a job without a table; one called again

@@ -342,6 +342,38 @@ foreach my $point ('not-null-added', 'not-null-validated', 'not-null-set')
 	}
 }
 
+#
+# create_index: the table goes to another schema, a partition gets another
+# name, and another one the old one, between two steps
+#
+$node->safe_psql('postgres', q{
+	SET client_min_messages = error;
+	DROP TABLE IF EXISTS part, part_1, part_2, part_3, outsider;
+	CREATE TABLE part (id bigint, tenant_id text) PARTITION BY RANGE (id);
+	CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (4000);
+	CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (4000) TO (8000);
+});
+stop_at($node, 'index-parent-created:wait');
+$job = submit($node, q(tenantmig.create_index('part', '{tenant_id}', name => 'part_tenant')));
+wait_at($node, $job, 'index-parent-created');
+$node->safe_psql('postgres', q{
+	ALTER TABLE part SET SCHEMA attic;
+	ALTER TABLE part_1 RENAME TO "part 1%R";
+	CREATE TABLE part (id bigint, tenant_id text);
+	CREATE TABLE part_1 (id bigint, tenant_id text);
+	CREATE INDEX part_tenant ON part (tenant_id);
+});
+release($node);
+wait_job_state($node, $job, 'succeeded');
+my $indexes = q{SELECT indrelid::regclass, indisvalid FROM pg_index JOIN pg_class ON oid = indrelid
+	WHERE relname LIKE 'part%' ORDER BY indrelid::regclass::text COLLATE "C"};
+is($node->safe_psql('postgres', $indexes),
+	qq{"part 1%R"|t\nattic.part|t\npart|t\npart_2|t}, 'the index is on the tables of the job');
+$undo = submit($node, "tenantmig.undo($job)");
+wait_job_state($node, $undo, 'succeeded');
+is($node->safe_psql('postgres', $indexes), 'part|t', 'undo takes it away from them, and from no other');
+assert_clean($node);
+
 assert_no_crash($node);
 $node->stop;
 done_testing();

@@ -1,0 +1,24 @@
+/*
+ * template.h
+ *		Statements of the journal, written for a relation whatever its name.
+ */
+#ifndef TENANTMIG_TEMPLATE_H
+#define TENANTMIG_TEMPLATE_H
+
+/*
+ * In a template %R stands for the relation of the step, %S for its schema, both
+ * quoted, and %% for a percent sign; all else is verbatim.  This puts one
+ * together, palloc'd: each %s in the format takes an argument (char *) that is
+ * verbatim, a name that has percent signs too; nothing else does.
+ */
+extern char *template_make(const char *format,...);
+
+/* The statement for a relation as it is called now, palloc'd; NULL when there
+ * is no such relation */
+extern char *template_render(const char *template, Oid relid);
+
+/* The same for one that is known by its name only: schema.relation, quoted as
+ * SQL, there or not; NULL when this is no such name */
+extern char *template_render_name(const char *template, const char *relation);
+
+#endif							/* TENANTMIG_TEMPLATE_H */
