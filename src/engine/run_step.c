@@ -155,8 +155,8 @@ run_toplevel(JobRun *run, Oid relid, const char *statement, const char *inverse)
 
 	run_or_error(run, begin_toplevel_body, &arg);
 	STOP_POINT("toplevel-before");
-	error = toplevel_run(arg.rendered, run->owner, run->job->search_path,
-						 run->context);
+	error = toplevel_run(arg.rendered, relid, run->owner,
+						 run->job->search_path, run->context);
 	STOP_POINT("toplevel-after");
 	if (error)
 		ReThrowError(error);
@@ -250,8 +250,8 @@ take_back_toplevel(JobRun *run, InverseArg *a)
 	STOP_POINT("inverse-before");
 	run_patiently(run, find_toplevel_body, a);
 	error = a->inverse == NULL ? NULL
-		: toplevel_run(a->inverse, run->owner, run->job->search_path,
-					   run->context);
+		: toplevel_run(a->inverse, InvalidOid, run->owner,
+					   run->job->search_path, run->context);
 	if (error)
 		ReThrowError(error);
 	STOP_POINT("inverse-after");

@@ -6,8 +6,9 @@
  * table may have got another name or schema by then, or another table may have
  * got the old one.  So a text of the journal does not name the relation: it is
  * a template, and the step has the relation's OID.  It becomes a statement when
- * it is run, under the lock on the relation, so that it can hit no other.  In
- * a restored database, where OIDs mean nothing, the recorded name is put in.
+ * it is run, under the lock on the relation, so that it can hit no other; one at
+ * the top level is looked at once more when it has its lock (toplevel.c).  In a
+ * restored database, where OIDs mean nothing, the recorded name is put in.
  */
 #include "postgres.h"
 

@@ -42,9 +42,10 @@
  * a domain is checked by the domain's functions.  The server enters its
  * security-restricted context only after that, so it is done here, inside one;
  * the server finds it done.  The lock is the one that the command takes itself.
+ * From here on nobody can rename the table; while we waited, somebody may have.
  */
 static void
-transform_restricted(RawStmt *parsetree, const char *sql)
+transform_restricted(RawStmt *parsetree, const char *sql, Oid expected)
 {
 	IndexStmt  *stmt = castNode(IndexStmt, parsetree->stmt);
 	Oid			user;
@@ -54,14 +55,18 @@ transform_restricted(RawStmt *parsetree, const char *sql)
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(user, sec_context | SECURITY_RESTRICTED_OPERATION);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	relid = RangeVarGetRelid(stmt->relation, ShareUpdateExclusiveLock, false);
+	relid = RangeVarGetRelid(stmt->relation, ShareUpdateExclusiveLock, true);
+	if (relid != expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the table was renamed or dropped before its index could be built")));
 	parsetree->stmt = (Node *) transformIndexStmt(relid, stmt, sql);
 	PopActiveSnapshot();
 	SetUserIdAndSecContext(user, sec_context);
 }
 
 static void
-run_portal(const char *sql, MemoryContext parse_context)
+run_portal(const char *sql, Oid relid, MemoryContext parse_context)
 {
 	List	   *parsetrees;
 	RawStmt    *parsetree;
@@ -77,7 +82,7 @@ run_portal(const char *sql, MemoryContext parse_context)
 		elog(ERROR, "not exactly one statement: %s", sql);
 	parsetree = linitial_node(RawStmt, parsetrees);
 	if (IsA(parsetree->stmt, IndexStmt))
-		transform_restricted(parsetree, sql);
+		transform_restricted(parsetree, sql, relid);
 	else if (!IsA(parsetree->stmt, DropStmt) && !IsA(parsetree->stmt, VacuumStmt))
 		elog(ERROR, "not a statement that runs at the top level: %s", sql);
 
@@ -101,7 +106,7 @@ run_portal(const char *sql, MemoryContext parse_context)
 }
 
 ErrorData *
-toplevel_run(const char *sql, Oid user, const char *search_path,
+toplevel_run(const char *sql, Oid relid, Oid user, const char *search_path,
 			 MemoryContext context)
 {
 	MemoryContext parse_context;
@@ -127,7 +132,7 @@ toplevel_run(const char *sql, Oid user, const char *search_path,
 	{
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
-		run_portal(sql, parse_context);
+		run_portal(sql, relid, parse_context);
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
