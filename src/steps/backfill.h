@@ -15,8 +15,18 @@ typedef enum OrphanChoice
 	ORPHAN_ASSIGN
 } OrphanChoice;
 
+/* How rows get their value */
+typedef enum BackfillMethod
+{
+	METHOD_AUTO,				/* metadata if nothing speaks against it */
+	METHOD_PAGES,
+	METHOD_RANGES,
+	METHOD_METADATA
+} BackfillMethod;
+
 typedef struct BackfillOptions
 {
+	BackfillMethod method;
 	OrphanChoice on_orphan;
 	char	   *orphan_value;	/* with ORPHAN_ASSIGN */
 	bool		keep_trigger;
