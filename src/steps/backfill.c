@@ -364,7 +364,8 @@ plan_metadata(const Source *source, const BackfillOptions *options,
 		return false;
 	reason = metadata_obstacle(source, false);
 	if (reason == NULL && facts->strays > 0)
-		reason = psprintf(INT64_FORMAT " rows have another value", facts->strays);
+		reason = psprintf(facts->strays == 1 ? INT64_FORMAT " row has another value"
+						  : INT64_FORMAT " rows have another value", facts->strays);
 	*verdict = reason ? psprintf("not possible: %s", reason) : "possible";
 	if (reason || options->method == METHOD_METADATA)
 		return reason == NULL;
