@@ -56,7 +56,7 @@
 #define MOST_OPEN_BLOCKS	2000
 #define LONGEST_CHECK		100
 
-/* A table of this many leaves more is vacuumed first */
+/* More such pages than this, and the table is vacuumed first */
 #define WORTH_A_VACUUM		(MOST_OPEN_BLOCKS / 2)
 
 /* How many times all rows are read, when too many pages changed meanwhile */
@@ -68,6 +68,7 @@ typedef struct Metadata
 	Source	   *source;			/* as of the transaction */
 	char	   *reason;			/* in the run's context */
 	bool		passing;		/* the reason may go away by itself */
+	Oid			stray_leaf;		/* where a row with another value was */
 	bool		locked;			/* against VACUUM */
 	List	   *vacuums;		/* statements */
 	TimestampTz locked_at;
@@ -78,6 +79,25 @@ not_possible(JobRun *run, Metadata *m, const char *reason)
 {
 	m->reason = MemoryContextStrdup(run->context, reason);
 	return false;
+}
+
+/* The table as it is now */
+static bool
+resolve(JobRun *run, Metadata *m)
+{
+	Identity	saved;
+	char	   *obstacle;
+
+	if (sql_relation(run->relid) == NULL)
+		return not_possible(run, m, "the table is gone");
+	if (target_owner(run->relid) != run->owner)
+		return not_possible(run, m, "the table has got another owner");
+	run_follow_name(run);
+	run_enter_owner(run, &saved);
+	m->source = source_resolve(m->change->arguments, run->relid);
+	identity_leave(&saved);
+	obstacle = metadata_obstacle(m->source, m->change->back);
+	return obstacle == NULL || not_possible(run, m, obstacle);
 }
 
 /* --- pages that are not all-visible ---------------------------------- */
@@ -194,18 +214,34 @@ prepare(const char *sql, int nargs)
 	return plan;
 }
 
+/* The row is looked for later, when nobody waits for us */
 static bool
 found_strays(JobRun *run, Metadata *m, Oid leaf, int64 strays)
 {
-	List	   *keys = source_stray_examples(m->source, leaf, 1);
-
+	m->stray_leaf = leaf;
 	return not_possible(run, m,
 						psprintf(strays == 1
-								 ? INT64_FORMAT " row of %s has another value%s%s"
-								 : INT64_FORMAT " rows of %s have another value%s%s",
-								 strays, sql_relation(leaf),
-								 keys ? ", as " : "",
-								 keys ? (char *) linitial(keys) : ""));
+								 ? INT64_FORMAT " row of %s has another value"
+								 : INT64_FORMAT " rows of %s have another value",
+								 strays, sql_relation(leaf)));
+}
+
+static void
+name_stray_body(JobRun *run, void *arg)
+{
+	Metadata   *m = arg;
+	Identity	saved;
+	List	   *keys;
+
+	run_check_request(run);
+	if (sql_relation(m->stray_leaf) == NULL || !resolve(run, m))
+		return;
+	run_enter_owner(run, &saved);
+	keys = source_stray_examples(m->source, m->stray_leaf, 1);
+	identity_leave(&saved);
+	if (keys)
+		(void) not_possible(run, m, psprintf("%s, as %s", m->reason,
+											 (char *) linitial(keys)));
 }
 
 static bool
@@ -283,25 +319,6 @@ read_open_blocks(JobRun *run, Metadata *m, bool hurry)
 }
 
 /* --- the transaction ------------------------------------------------- */
-
-/* The table as it is now */
-static bool
-resolve(JobRun *run, Metadata *m)
-{
-	Identity	saved;
-	char	   *obstacle;
-
-	if (sql_relation(run->relid) == NULL)
-		return not_possible(run, m, "the table is gone");
-	if (target_owner(run->relid) != run->owner)
-		return not_possible(run, m, "the table has got another owner");
-	run_follow_name(run);
-	run_enter_owner(run, &saved);
-	m->source = source_resolve(m->change->arguments, run->relid);
-	identity_leave(&saved);
-	obstacle = metadata_obstacle(m->source, m->change->back);
-	return obstacle == NULL || not_possible(run, m, obstacle);
-}
 
 /* While it waits, VACUUM of other tables can go on */
 static void
@@ -492,6 +509,7 @@ metadata_change(JobRun *run, MetadataChange *change)
 	{
 		m.reason = NULL;
 		m.passing = false;
+		m.stray_leaf = InvalidOid;
 		vacuum(run, &m);
 		if (m.reason)
 			break;
@@ -505,6 +523,8 @@ metadata_change(JobRun *run, MetadataChange *change)
 		if (!m.passing)
 			break;
 	}
+	if (OidIsValid(m.stray_leaf))
+		run_patiently(run, name_stray_body, &m);
 	return m.reason;
 }
 

@@ -320,9 +320,9 @@ foreach my $point ('metadata-read', 'metadata-changed', 'metadata-committed')
 # In the foreground
 #
 fresh_orders();
-$node->safe_psql('postgres', 'ALTER SYSTEM SET tenantmig.autostart = off');
+$node->safe_psql('postgres', 'ALTER SYSTEM SET tenantmig.max_workers = 0');
 $node->reload;
-wait_until($node, q{SELECT current_setting('tenantmig.autostart') = 'off'}, 'no worker is started');
+wait_until($node, q{SELECT current_setting('tenantmig.max_workers') = '0'}, 'no worker is started');
 $job = submit($node, $insist);
 sql_ok($node, "CALL tenantmig.run($job)", 'run in a session');
 is(tenants(), 'acme 8000', 'done in a session');
@@ -330,7 +330,7 @@ is(summary($job, 'method'), 'metadata', 'by metadata');
 $job = submit($node, "tenantmig.undo($job)");
 sql_ok($node, "CALL tenantmig.run($job)", 'undone in a session');
 is(tenants(), '- 8000', 'taken back');
-$node->safe_psql('postgres', 'ALTER SYSTEM RESET tenantmig.autostart');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET tenantmig.max_workers');
 $node->reload;
 
 #
