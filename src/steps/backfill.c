@@ -29,6 +29,7 @@
 #include "engine/throttle.h"
 #include "steps/backfill.h"
 #include "steps/kinds.h"
+#include "steps/metadata.h"
 #include "steps/rows.h"
 #include "steps/target.h"
 
@@ -127,18 +128,29 @@ whole_number(Jsonb *options, const char *key, int64 missing, int64 least,
 }
 
 static BackfillMethod
-read_method(Jsonb *options)
+read_method(Jsonb *options, const Source *source)
 {
+	static const char *const names[] = {
+		[METHOD_AUTO] = "auto",
+		[METHOD_PAGES] = "pages",
+		[METHOD_RANGES] = "ranges",
+		[METHOD_METADATA] = "metadata",
+	};
 	char	   *text = json_text(options, "method");
+	int			method = METHOD_AUTO;
 
-	if (text == NULL || strcmp(text, "auto") == 0)
+	if (text == NULL)
 		return METHOD_AUTO;
-	if (strcmp(text, "pages") == 0)
-		return METHOD_PAGES;
-	if (strcmp(text, "ranges") == 0)
-		return METHOD_RANGES;
-	bad_option("method", text, "auto, pages, ranges");
-	return METHOD_AUTO;
+	while (method < lengthof(names) && strcmp(text, names[method]) != 0)
+		method++;
+	if (method == lengthof(names))
+		bad_option("method", text, "auto, pages, ranges, metadata");
+	if (method == METHOD_METADATA && source->kind != SOURCE_VALUE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("method \"metadata\" goes with value, which is the same for all rows"),
+				 errhint("Leave the option out.")));
+	return method;
 }
 
 void
@@ -150,7 +162,7 @@ backfill_read_options(Jsonb *options, const Source *source,
 	check_keys(options);
 	throttle_check_options(options);
 
-	result->method = read_method(options);
+	result->method = read_method(options, source);
 	result->max_errors = whole_number(options, "max_errors", 0, 0, INT_MAX);
 	result->on_orphan = ORPHAN_FAIL;
 	if ((text = json_text(options, "on_orphan")) != NULL)
@@ -273,6 +285,7 @@ typedef struct PlanFacts
 	int64		rows;
 	int64		already_set;
 	int64		unresolved;
+	int64		strays;			/* rows with another value than a constant */
 	List	   *examples;
 	double		bytes_per_row;
 	int			indexes;
@@ -284,6 +297,7 @@ plan_leaf(const Source *source, Oid leaf, PlanFacts *facts)
 {
 	Relation	relation = table_open(leaf, AccessShareLock);
 	BlockNumber blocks = RelationGetNumberOfBlocks(relation);
+	bool		constant = source->kind == SOURCE_VALUE;
 	int64		rows;
 	int64		all;
 	int64		unresolved;
@@ -292,10 +306,12 @@ plan_leaf(const Source *source, Oid leaf, PlanFacts *facts)
 	table_close(relation, NoLock);
 
 	SPI_connect();
-	SPI_execute(source_plan_query(source, leaf), true, 0);
+	SPI_execute(constant ? source_stray_query(source, leaf, false)
+				: source_plan_query(source, leaf), true, 0);
 	rows = query_get_int8(0, 1, 0);
 	all = rows + query_get_int8(0, 2, 0);
-	unresolved = query_get_int8(0, 3, 0);
+	unresolved = constant ? 0 : query_get_int8(0, 3, 0);
+	facts->strays += constant ? query_get_int8(0, 3, 0) : 0;
 	facts->rows += rows;
 	facts->already_set += all - rows;
 	facts->unresolved += unresolved;
@@ -313,10 +329,18 @@ plan_leaf(const Source *source, Oid leaf, PlanFacts *facts)
  * each index, and WAL for all of it.
  */
 static void
-put_estimates(JsonObject *plan, const PlanFacts *facts)
+put_estimates(JsonObject *plan, const PlanFacts *facts, bool metadata)
 {
 	double		row_bytes = facts->bytes_per_row + 80.0 * facts->indexes;
 
+	if (metadata)
+	{
+		/* the rows are read; what is written is in the catalogs */
+		json_put_int(plan, "estimated_ms", (int64) (facts->rows * 0.0002 + facts->blocks * 0.01));
+		json_put_int(plan, "estimated_wal_bytes", 0);
+		json_put_int(plan, "estimated_disk_bytes", 0);
+		return;
+	}
 	json_put_int(plan, "estimated_ms",
 				 (int64) (facts->rows * (0.006 + 0.001 * facts->indexes) +
 						  facts->blocks * 0.01));
@@ -346,6 +370,31 @@ plan_steps(const Job *job, const Source *source, Oid relid, bool keep_trigger)
 						  drop, NULL, false, AccessExclusiveLock);
 }
 
+/* Whether it would be done by the catalogs alone; *verdict: that and why */
+static bool
+plan_metadata(const Source *source, const BackfillOptions *options,
+			  const PlanFacts *facts, char **verdict)
+{
+	char	   *reason;
+
+	*verdict = NULL;
+	if (source->kind != SOURCE_VALUE)
+		return false;
+	reason = metadata_obstacle(source, false);
+	if (reason == NULL && facts->strays > 0)
+		reason = psprintf(facts->strays == 1 ? INT64_FORMAT " row has another value"
+						  : INT64_FORMAT " rows have another value", facts->strays);
+	*verdict = reason ? psprintf("not possible: %s", reason) : "possible";
+	if (reason || options->method == METHOD_METADATA)
+		return reason == NULL;
+	if (options->method != METHOD_AUTO || facts->rows == 0)
+		return false;
+	reason = metadata_reservation(source);
+	if (reason)
+		*verdict = psprintf("possible, but only if asked for by option method: %s", reason);
+	return reason == NULL;
+}
+
 static Jsonb *
 backfill_plan(const Job *job, Oid relid)
 {
@@ -354,23 +403,33 @@ backfill_plan(const Job *job, Oid relid)
 	BackfillOptions options;
 	PlanFacts	facts = {0};
 	List	   *warnings = NIL;
+	char	   *verdict;
+	bool		metadata;
 	ListCell   *lc;
 
 	foreach(lc, target_leaves(relid))
 		plan_leaf(source, lfirst_oid(lc), &facts);
 	backfill_read_options(job->options, source, &options);
-	plan_steps(job, source, relid, options.keep_trigger);
+	metadata = plan_metadata(source, &options, &facts, &verdict);
+	if (metadata)
+		metadata_plan(job, source, options.keep_trigger);
+	else
+		plan_steps(job, source, relid, options.keep_trigger);
+	if (options.method == METHOD_METADATA && !metadata)
+		warnings = lappend(warnings, psprintf("the job would fail: method metadata is %s", verdict));
 	if (facts.unresolved > 0)
 		warnings = lappend(warnings,
 						   psprintf(INT64_FORMAT " rows have no tenant to take from their source; see option on_orphan",
 									facts.unresolved));
 	json_put_text(plan, "source", source_describe(source));
-	json_put_text(plan, "method", options.method == METHOD_RANGES ? "ranges" : "pages");
+	json_put_text(plan, "method", metadata ? "metadata"
+				  : options.method == METHOD_RANGES ? "ranges" : "pages");
+	json_put_text(plan, "metadata", verdict);
 	json_put_int(plan, "rows_total", facts.rows);
 	json_put_int(plan, "rows_already_set", facts.already_set);
 	json_put_int(plan, "rows_unresolved", facts.unresolved);
 	json_put_list(plan, "unresolved_examples", facts.examples);
-	put_estimates(plan, &facts);
+	put_estimates(plan, &facts, metadata);
 	json_put_list(plan, "warnings", warnings);
 	return json_end(plan);
 }

@@ -15,11 +15,13 @@ typedef enum OrphanChoice
 	ORPHAN_ASSIGN
 } OrphanChoice;
 
+/* How rows get their value */
 typedef enum BackfillMethod
 {
-	METHOD_AUTO,
+	METHOD_AUTO,				/* metadata if nothing speaks against it */
 	METHOD_PAGES,
-	METHOD_RANGES
+	METHOD_RANGES,
+	METHOD_METADATA
 } BackfillMethod;
 
 typedef struct BackfillOptions

@@ -5,6 +5,8 @@
  *	count		How many rows need a value, and how many have the one they
  *				would get already (undo could not tell those apart).  In short
  *				transactions, before anything is changed.
+ *	metadata	A constant, in a column that no row has another value in, is given
+ *				to all rows at once (metadata.c).  Then that was all.
  *	cover		The fill trigger, under one short SHARE ROW EXCLUSIVE lock: from
  *				its commit on, whoever inserts a row gives it a value.  The lock
  *				waits for transactions that have inserted without it.
@@ -35,6 +37,7 @@
 #include "engine/template.h"
 #include "engine/stop_point.h"
 #include "steps/backfill.h"
+#include "steps/metadata.h"
 #include "steps/pass.h"
 #include "steps/target.h"
 
@@ -52,6 +55,11 @@ typedef struct BackfillRun
 	List	   *triggers;		/* of TriggerTable * */
 	bool		counted;
 	BadRows		bad;
+	int64		unset;			/* rows without a value, when they were counted */
+	bool		by_rows;		/* an earlier attempt has begun so */
+	bool		by_metadata;	/* an earlier attempt has done it */
+	MetadataChange change;
+	char	   *reason;			/* why not by metadata */
 	int			sweeps;
 	bool		passed_over;	/* the last sweep did, over locked rows */
 	List	   *examples;		/* keys of rows without a value, for messages */
@@ -75,6 +83,26 @@ trigger_exists(JobRun *run, const BackfillRun *b, Oid table)
 	return state && strcmp(state, "done") == 0 &&
 		OidIsValid(get_trigger_oid(table, source_trigger_name(b->source, run->job->id),
 								   true));
+}
+
+/* What an earlier attempt has left */
+static void
+read_summary(JobRun *run, BackfillRun *b)
+{
+	Jsonb	   *summary = job_summary(run->job->id);
+	char	   *method = json_text(summary, "method");
+	ListCell   *lc;
+
+	b->counted = json_text(summary, "rows_total") != NULL;
+	b->unset = json_int(summary, "rows_total", 0);
+	b->by_metadata = method && strcmp(method, "metadata") == 0;
+	foreach(lc, step_list(run->job->id))
+	{
+		JobStep    *step = lfirst(lc);
+
+		if (step->kind == STEP_BATCHES && strcmp(step->state, "undone") != 0)
+			b->by_rows = !b->by_metadata;
+	}
 }
 
 static void
@@ -101,7 +129,7 @@ resolve_body(JobRun *run, void *arg)
 	}
 	identity_leave(&saved);
 	job_forget_row_errors(run->job->id);
-	b->counted = json_text(job_summary(run->job->id), "rows_total") != NULL;
+	read_summary(run, b);
 }
 
 static void
@@ -115,7 +143,7 @@ count_rows(JobRun *run, BackfillRun *b)
 	if (b->counted)
 		return;
 	run_pass(run, &pass);
-	run->progress.rows_total = pass.counted[0];
+	run->progress.rows_total = b->unset = pass.counted[0];
 	json_put_int(facts, "rows_total", pass.counted[0]);
 	json_put_int(facts, "rows_already_set", pass.counted[1]);
 	json_put_int(facts, "rows_already_same", pass.counted[2]);
@@ -123,6 +151,98 @@ count_rows(JobRun *run, BackfillRun *b)
 	json_put_text(facts, "method", b->options.method == METHOD_RANGES ? "ranges" : "pages");
 	run_note(run, json_end(facts));
 }
+
+/* --- metadata -------------------------------------------------------- */
+
+static void
+reservation_body(JobRun *run, void *arg)
+{
+	BackfillRun *b = arg;
+	char	   *reason = metadata_obstacle(b->source, false);
+
+	if (reason == NULL)
+		reason = metadata_reservation(b->source);
+	b->reason = reason ? MemoryContextStrdup(run->context, reason) : NULL;
+}
+
+static void
+raise_not_possible(JobRun *run, const BackfillRun *b)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the rows of %s cannot get their value by metadata only",
+					job_relation_text(run->job)),
+			 errdetail("Because %s.", b->reason),
+			 errhint("SELECT tenantmig.backfill(%s, %s, value => %s, options => '{\"method\": \"ranges\"}');",
+					 sql_literal(job_relation_text(run->job)),
+					 sql_literal(b->source->column), sql_literal(b->source->value))));
+}
+
+static void
+change_work(JobRun *run, void *arg)
+{
+	BackfillRun *b = arg;
+
+	b->reason = metadata_change(run, &b->change);
+}
+
+/*
+ * What is not possible now, or not without waiting longer for a lock than it
+ * may, is done by rows, unless the user insists.
+ */
+static bool
+change_column(JobRun *run, BackfillRun *b)
+{
+	ErrorData  *error;
+
+	b->change.arguments = run->job->arguments;
+	b->change.keep_default = b->options.keep_trigger;
+	error = run_catch(run, change_work, b);
+	if (error && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+				  error->sqlerrcode == ERRCODE_OBJECT_IN_USE) &&
+		b->options.method == METHOD_AUTO)
+	{
+		b->reason = error->message;
+		return false;
+	}
+	if (error)
+		ReThrowError(error);
+	if (b->reason && b->options.method == METHOD_METADATA)
+		raise_not_possible(run, b);
+	return b->reason == NULL;
+}
+
+/* Whether that was done, and all is */
+static bool
+by_metadata(JobRun *run, BackfillRun *b)
+{
+	JsonObject *facts = json_begin();
+	bool		insisted = b->options.method == METHOD_METADATA;
+
+	if (b->by_rows || b->source->kind != SOURCE_VALUE ||
+		(!insisted && !b->by_metadata && (b->options.method != METHOD_AUTO || b->unset == 0)))
+		return false;
+	if (!b->by_metadata)
+	{
+		if (!insisted)
+			run_or_error(run, reservation_body, b);
+		if (b->reason || !change_column(run, b))
+		{
+			json_put_text(facts, "metadata", psprintf("not chosen: %s", b->reason));
+			run_note(run, json_end(facts));
+			return false;
+		}
+		json_put_int(facts, "lock_held_ms", b->change.held_ms);
+		STOP_POINT("metadata-committed");
+	}
+	json_put_int(facts, "rows_changed", run->progress.rows_done);
+	json_put_int(facts, "residue", 0);
+	json_put_text(facts, "default", b->options.keep_trigger ? "kept" : "as before");
+	run_note(run, json_end(facts));
+	return true;
+}
+
+/* --- rows ------------------------------------------------------------ */
 
 static void
 cover_new_rows(JobRun *run, BackfillRun *b)
@@ -447,6 +567,8 @@ backfill_run(JobRun *run)
 	run_or_error(run, resolve_body, &b);
 	count_rows(run, &b);
 	STOP_POINT("backfill-counted");
+	if (by_metadata(run, &b))
+		return;
 	write_fill_step(run, &b, "running");
 	cover_new_rows(run, &b);
 	STOP_POINT("backfill-covered");

@@ -8,6 +8,7 @@
 #include "engine/locks.h"
 #include "engine/query.h"
 #include "steps/backfill.h"
+#include "steps/metadata.h"
 #include "steps/pass.h"
 
 typedef struct UndoArg
@@ -17,6 +18,8 @@ typedef struct UndoArg
 	BackfillOptions options;
 	int64		already_same;
 	int64		filled;			/* rows that the target has changed */
+	bool		metadata;		/* without writing them */
+	MetadataChange change;
 } UndoArg;
 
 static void
@@ -25,6 +28,7 @@ resolve_undo_body(JobRun *run, void *arg)
 	UndoArg    *a = arg;
 	Identity	saved;
 	Jsonb	   *summary = job_summary(a->target->id);
+	char	   *method = json_text(summary, "method");
 	OwnQuery	query;
 
 	query_init(&query, "SELECT rows_done FROM tenantmig.job_progress WHERE job = $1");
@@ -32,6 +36,7 @@ resolve_undo_body(JobRun *run, void *arg)
 	a->filled = query_run(&query) > 0 ? query_get_int8(0, 1, 0) : 0;
 	MemoryContextSwitchTo(run->context);
 	a->already_same = json_int(summary, "rows_already_same", 0);
+	a->metadata = method && strcmp(method, "metadata") == 0;
 	run_enter_owner(run, &saved);
 	a->source = source_resolve(a->target->arguments, run->relid);
 	backfill_read_options(a->target->options, a->source, &a->options);
@@ -63,6 +68,36 @@ note_undo(JobRun *run, const UndoArg *arg)
 	run_note(run, json_end(facts));
 }
 
+static void
+change_work(JobRun *run, void *arg)
+{
+	UndoArg    *a = arg;
+
+	a->metadata = metadata_change(run, &a->change) == NULL;
+}
+
+/*
+ * What was given without writing the rows is taken back so, if they all have
+ * it still.
+ */
+static bool
+undone_by_metadata(JobRun *run, UndoArg *arg)
+{
+	ErrorData  *error;
+
+	if (!arg->metadata)
+		return false;
+	arg->change.arguments = arg->target->arguments;
+	arg->change.back = true;
+	error = run_catch(run, change_work, arg);
+	if (error && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+				  error->sqlerrcode == ERRCODE_OBJECT_IN_USE))
+		return false;
+	if (error)
+		ReThrowError(error);
+	return arg->metadata;
+}
+
 /*
  * Back to unset, for the rows that have the value that the backfill gave.
  * Nothing is lost by it: the same backfill would give them the same value.
@@ -88,6 +123,11 @@ backfill_undo(JobRun *run, const Job *target, const JobStep *step)
 								  (unsigned long) arg.already_same, arg.already_same,
 								  job_relation_text(run->job)),
 				 errhint("Nothing was changed. Set the rows that should be empty to NULL with an UPDATE of your own.")));
+	if (undone_by_metadata(run, &arg))
+	{
+		note_undo(run, &arg);
+		return;
+	}
 	pass.source = arg.source;
 	pass.orphan_value = arg.options.orphan_value;
 	do

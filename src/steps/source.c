@@ -375,23 +375,67 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 	return NULL;
 }
 
-List *
-source_examples(const Source *source, Oid leaf, bool unresolved, int limit)
+static List *
+keys_where(const Source *source, Oid leaf, const char *condition, int limit)
 {
 	MemoryContext context = CurrentMemoryContext;
 	List	   *keys = NIL;
 
 	SPI_connect();
-	SPI_execute(psprintf("SELECT %s FROM %s WHERE %s%s%s LIMIT %d",
+	SPI_execute(psprintf("SELECT %s FROM %s WHERE %s LIMIT %d",
 						 key_expression(source, leaf), leaf_from(source, leaf),
-						 needs_value(source), unresolved ? " AND " : "",
-						 unresolved ? has_no_value(source) : "", limit),
+						 condition, limit),
 				true, 0);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		keys = lappend(keys, query_get_text(i, 1));
 	SPI_finish();
 	return keys;
+}
+
+List *
+source_examples(const Source *source, Oid leaf, bool unresolved, int limit)
+{
+	char	   *condition = needs_value(source);
+
+	if (unresolved)
+		condition = psprintf("%s AND %s", condition, has_no_value(source));
+	return keys_where(source, leaf, condition, limit);
+}
+
+/*
+ * "the row has a value, and another one than the constant": byte for byte,
+ * since what the type's equality takes for the same may read differently.
+ */
+static char *
+is_stray(const Source *source)
+{
+	return psprintf("NOT (%s) AND pg_catalog.record_image_ne(ROW(%s), ROW(%s))",
+					needs_value(source), own_column(source, source->column),
+					new_value(source));
+}
+
+char *
+source_stray_query(const Source *source, Oid leaf, bool between)
+{
+	return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
+					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
+					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s%s%s",
+					needs_value(source), needs_value(source), is_stray(source),
+					leaf_from(source, leaf), between ? " WHERE " : "",
+					between ? in_places(source, PLACES_BETWEEN) : "");
+}
+
+List *
+source_stray_examples(const Source *source, Oid leaf, int limit)
+{
+	return keys_where(source, leaf, is_stray(source), limit);
+}
+
+char *
+source_literal(const Source *source, const char *text)
+{
+	return typed_literal(source, text);
 }
 
 char *

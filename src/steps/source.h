@@ -95,6 +95,17 @@ extern char *source_statement(const Source *source, SourceStatement what,
 extern List *source_examples(const Source *source, Oid leaf, bool unresolved,
 							 int limit);
 
+/*
+ * For a constant: rows that need a value, that have one, that have another one
+ * than the constant; between: of $1 and $2, as above.  And the keys of some
+ * that have another one.
+ */
+extern char *source_stray_query(const Source *source, Oid leaf, bool between);
+extern List *source_stray_examples(const Source *source, Oid leaf, int limit);
+
+/* A text as a literal of the column's type */
+extern char *source_literal(const Source *source, const char *text);
+
 /* For a dry run: rows that need a value, that have one, that the source has
  * no value for */
 extern char *source_plan_query(const Source *source, Oid leaf);

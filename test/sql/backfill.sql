@@ -17,7 +17,7 @@ SELECT tm_test.keep('orders');
 --
 -- A value
 --
-SELECT tenantmig.backfill('orders', value => 'acme') AS job \gset
+SELECT tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}') AS job \gset
 CALL tenantmig.wait(:job);
 SELECT tm_test.changes('orders');
 SELECT tenant_id, count(*), min(id), max(id) FROM orders GROUP BY tenant_id ORDER BY tenant_id;
@@ -30,9 +30,9 @@ SELECT count(*) AS errors FROM tenantmig.job_errors WHERE job = :job;
 SELECT * FROM tm_test.leftovers;
 
 -- again: the same job, as long as no row needs a value
-SELECT tenantmig.backfill('orders', value => 'acme') = :job AS same;
+SELECT tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}') = :job AS same;
 INSERT INTO orders VALUES (5001, 'EU', '');
-SELECT tenantmig.backfill('orders', value => 'acme') AS job2 \gset
+SELECT tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}') AS job2 \gset
 SELECT :job2 <> :job AS another;
 CALL tenantmig.wait(:job2);
 SELECT rows_total, rows_done FROM tenantmig.jobs WHERE id = :job2;
@@ -53,7 +53,7 @@ INSERT INTO orders SELECT i, CASE WHEN i % 2 = 0 THEN 'EU' ELSE 'US' END, repeat
 UPDATE orders SET tenant_id = 'old' WHERE id <= 10;
 SELECT tm_test.changes('orders');
 CREATE TABLE before AS SELECT * FROM orders;
-SELECT tenantmig.backfill('orders', value => 'globex') AS job \gset
+SELECT tenantmig.backfill('orders', value => 'globex', options => '{"method": "ranges"}') AS job \gset
 CALL tenantmig.wait(:job);
 -- a row that came in with the value since, and one that has been given to another tenant since
 INSERT INTO orders VALUES (6000, 'EU', 'new', 'globex');
@@ -150,7 +150,7 @@ SELECT count(*) FROM (SELECT * FROM orders EXCEPT SELECT * FROM before) s;
 CREATE TABLE marked (id int, tenant_id text NOT NULL DEFAULT 'unassigned');
 INSERT INTO marked (id) VALUES (1), (2);
 INSERT INTO marked VALUES (3, 'acme');
-SELECT tenantmig.backfill('marked', value => 'globex', unset => 'unassigned') AS job \gset
+SELECT tenantmig.backfill('marked', value => 'globex', unset => 'unassigned', options => '{"method": "ranges"}') AS job \gset
 CALL tenantmig.wait(:job);
 SELECT * FROM marked ORDER BY id;
 SELECT tenantmig.undo(:job) AS undo \gset
@@ -229,14 +229,14 @@ CREATE TABLE strict (id int PRIMARY KEY, tenant_id text CHECK (tenant_id <> 'bad
 INSERT INTO strict VALUES (1), (2);
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.touched := current_user; RETURN NEW; END $$;
 CREATE TRIGGER touch BEFORE UPDATE ON strict FOR EACH ROW EXECUTE FUNCTION touch();
-SELECT tenantmig.backfill('strict', value => 'bad') AS job \gset
+SELECT tenantmig.backfill('strict', value => 'bad', options => '{"method": "ranges"}') AS job \gset
 \set VERBOSITY sqlstate
 CALL tenantmig.wait(:job);
 \set VERBOSITY default
 SELECT sqlstate, error, error_detail, error_hint FROM tenantmig.jobs WHERE id = :job;
 SELECT * FROM strict ORDER BY id;
 SELECT * FROM tm_test.leftovers;
-SELECT tenantmig.backfill('strict', value => 'good') AS job \gset
+SELECT tenantmig.backfill('strict', value => 'good', options => '{"method": "ranges"}') AS job \gset
 CALL tenantmig.wait(:job);
 SELECT id, tenant_id, touched = current_user AS as_owner FROM strict ORDER BY id;
 -- a trigger that sets it back, one that skips the row, a rule: a failure, no
@@ -253,7 +253,7 @@ CREATE TRIGGER zzz_unset BEFORE UPDATE ON unsetting FOR EACH ROW EXECUTE FUNCTIO
 CREATE TRIGGER skip BEFORE UPDATE ON skipping FOR EACH ROW WHEN (OLD.id = 1) EXECUTE FUNCTION skip();
 CREATE RULE nothing AS ON UPDATE TO ruled DO INSTEAD NOTHING;
 CREATE TEMP TABLE in_vain AS
-SELECT t, 'value' AS s, tenantmig.backfill(t, value => 'a', options => '{"on_orphan": "leave"}') AS job
+SELECT t, 'value' AS s, tenantmig.backfill(t, value => 'a', options => '{"method": "ranges", "on_orphan": "leave"}') AS job
 FROM unnest('{unsetting,skipping,ruled}'::regclass[]) t;
 CALL tm_test.wait_until($$SELECT count(*) = 0 FROM tenantmig.jobs JOIN in_vain ON id = job WHERE state IN ('queued', 'running')$$);
 INSERT INTO in_vain

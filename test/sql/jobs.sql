@@ -26,10 +26,10 @@ INSERT INTO cancelled SELECT generate_series(1, 100);
 --
 -- One job in each state.  The running one rests behind its first batch.
 --
-SELECT tenantmig.backfill('succeeded', value => 'a') AS succeeded, tenantmig.backfill('failed', expression => $$(1 / (id - 50))::text$$) AS failed,
-       tenantmig.backfill('planned', value => 'a', dry_run => true) AS planned \gset
+SELECT tenantmig.backfill('succeeded', value => 'a', options => '{"method": "ranges"}') AS succeeded, tenantmig.backfill('failed', expression => $$(1 / (id - 50))::text$$) AS failed,
+       tenantmig.backfill('planned', value => 'a', options => '{"method": "ranges"}', dry_run => true) AS planned \gset
 BEGIN;
-SELECT tenantmig.backfill('paused', value => 'a') AS paused, tenantmig.backfill('cancelled', value => 'a') AS cancelled \gset
+SELECT tenantmig.backfill('paused', value => 'a', options => '{"method": "ranges"}') AS paused, tenantmig.backfill('cancelled', value => 'a', options => '{"method": "ranges"}') AS cancelled \gset
 SELECT tenantmig.pause(:paused);
 SELECT tenantmig.cancel(:cancelled);
 -- it waits for the paused one
@@ -39,7 +39,7 @@ CALL tenantmig.wait(:succeeded);
 \set VERBOSITY sqlstate
 CALL tenantmig.wait(:failed);
 \set VERBOSITY default
-SELECT tenantmig.backfill('running', value => 'a', options => '{"max_rows_per_second": 1}') AS running \gset
+SELECT tenantmig.backfill('running', value => 'a', options => '{"method": "ranges", "max_rows_per_second": 1}') AS running \gset
 CALL tm_test.wait_until(format('SELECT rows_done > 0 FROM tenantmig.jobs WHERE id = %s', :running));
 CREATE TEMP TABLE states AS
 SELECT name, id FROM (VALUES (1, 'planned', :planned::bigint), (2, 'queued', :queued), (3, 'running', :running), (4, 'paused', :paused),
@@ -84,7 +84,7 @@ SELECT name FROM states JOIN tenantmig.stat_progress ON job = id ORDER BY id;
 
 -- wait and run
 SELECT setval('tenantmig.job_id_seq', 510000);
-SELECT tenantmig.backfill('queued', value => 'a', dry_run => true) AS plan \gset
+SELECT tenantmig.backfill('queued', value => 'a', options => '{"method": "ranges"}', dry_run => true) AS plan \gset
 CALL tenantmig.wait(:plan);
 CALL tenantmig.run(:plan);
 \set VERBOSITY terse
@@ -166,7 +166,7 @@ SELECT attnotnull FROM pg_attribute WHERE attrelid = 'paused'::regclass AND attn
 --
 CREATE TABLE cycle (id int PRIMARY KEY, tenant_id text);
 INSERT INTO cycle SELECT generate_series(1, 50000);
-SELECT tenantmig.backfill('cycle', value => 'a', options => '{"max_rows_per_second": 1, "batch_target": "1ms"}') AS job \gset
+SELECT tenantmig.backfill('cycle', value => 'a', options => '{"method": "ranges", "max_rows_per_second": 1, "batch_target": "1ms"}') AS job \gset
 CALL tm_test.wait_until(format('SELECT rows_done > 0 FROM tenantmig.jobs WHERE id = %s', :job));
 SELECT count(*) AS triggers FROM pg_trigger WHERE tgrelid = 'cycle'::regclass;
 SELECT tenantmig.pause(:job);
@@ -177,7 +177,7 @@ SELECT error IS NULL AS no_error, rows_done = (SELECT count(*) FROM cycle WHERE 
 INSERT INTO cycle VALUES (50001);
 SELECT tenant_id FROM cycle WHERE id = 50001;
 -- the same call finds it
-SELECT tenantmig.backfill('cycle', value => 'a') = :job AS same;
+SELECT tenantmig.backfill('cycle', value => 'a', options => '{"method": "ranges"}') = :job AS same;
 SELECT tenantmig.resume(:job);
 CALL tm_test.wait_until(format('SELECT state = ''running'' FROM tenantmig.jobs WHERE id = %s', :job));
 SELECT tm_test.try(format('SELECT tenantmig.resume(%s)', :job));
@@ -192,7 +192,7 @@ CALL tenantmig.wait(:job);
 SELECT state, attempts FROM tenantmig.jobs WHERE id = :job;
 SELECT tenant_id, count(*) FROM cycle GROUP BY 1;
 -- cancel of one whose worker has gone: what it left is removed too
-SELECT tenantmig.backfill('cycle', value => 'b', unset => 'a', options => '{"max_rows_per_second": 1, "batch_target": "1ms"}') AS job \gset
+SELECT tenantmig.backfill('cycle', value => 'b', unset => 'a', options => '{"method": "ranges", "max_rows_per_second": 1, "batch_target": "1ms"}') AS job \gset
 CALL tm_test.wait_until(format('SELECT rows_done > 0 FROM tenantmig.jobs WHERE id = %s', :job));
 SELECT tenantmig.job_pid(:job) AS pid \gset
 SELECT pg_terminate_backend(:pid);
@@ -224,13 +224,13 @@ SELECT state, error, attempts FROM tenantmig.jobs WHERE id = :failed;
 --
 SELECT count(*) AS jobs FROM tenantmig.jobs \gset
 BEGIN;
-SELECT tenantmig.backfill('queued', value => 'rolled back') IS NOT NULL AS recorded;
+SELECT tenantmig.backfill('queued', value => 'rolled back', options => '{"method": "ranges"}') IS NOT NULL AS recorded;
 ROLLBACK;
 BEGIN;
 SAVEPOINT s;
-SELECT tenantmig.backfill('queued', value => 'rolled back') IS NOT NULL AS recorded;
+SELECT tenantmig.backfill('queued', value => 'rolled back', options => '{"method": "ranges"}') IS NOT NULL AS recorded;
 ROLLBACK TO s;
-SELECT tenantmig.backfill('queued', value => 'kept') AS kept \gset
+SELECT tenantmig.backfill('queued', value => 'kept', options => '{"method": "ranges"}') AS kept \gset
 -- inside the transaction: it is queued, and cannot be waited for
 SELECT state FROM tenantmig.jobs WHERE id = :kept;
 SELECT tm_test.try(format('SELECT tenantmig.assert_done(%s)', :kept));
@@ -247,17 +247,17 @@ CREATE TABLE told (id int, tenant_id text);
 INSERT INTO told VALUES (1);
 SET client_min_messages = notice;
 BEGIN;
-SELECT tenantmig.backfill('told', value => 'a') AS job \gset
-SELECT tenantmig.backfill('told', value => 'a') = :job AS same;
+SELECT tenantmig.backfill('told', value => 'a', options => '{"method": "ranges"}') AS job \gset
+SELECT tenantmig.backfill('told', value => 'a', options => '{"method": "ranges"}') = :job AS same;
 SELECT tenantmig.pause(:job);
-SELECT tenantmig.backfill('told', value => 'a') = :job AS same;
+SELECT tenantmig.backfill('told', value => 'a', options => '{"method": "ranges"}') = :job AS same;
 SELECT tenantmig.resume(:job);
 SELECT tenantmig.resume(:job);
 COMMIT;
 SET client_min_messages = warning;
 CALL tenantmig.wait(:job);
 SET client_min_messages = notice;
-SELECT tenantmig.backfill('told', value => 'a') = :job AS same;
+SELECT tenantmig.backfill('told', value => 'a', options => '{"method": "ranges"}') = :job AS same;
 SELECT tenantmig.create_index('told', '{tenant_id}', dry_run => true) AS plan \gset
 SELECT tenantmig.undo(:job, dry_run => true) AS undo \gset
 SET client_min_messages = warning;
@@ -267,7 +267,7 @@ SELECT state FROM tenantmig.jobs WHERE id IN (:plan, :undo);
 --
 -- Purging: what has ended, and is old enough
 --
-SELECT tenantmig.backfill('told', value => 'b', unset => 'a', dry_run => true) AS old_plan \gset
+SELECT tenantmig.backfill('told', value => 'b', unset => 'a', options => '{"method": "ranges"}', dry_run => true) AS old_plan \gset
 BEGIN;
 SELECT tenantmig.set_not_null('told') AS open \gset
 SELECT tenantmig.pause(:open);

@@ -181,7 +181,7 @@ DELETE FROM tenantmig.job WHERE id BETWEEN 900001 AND 900099;
 -- real ones: the numbers agree with the table
 SET ROLE regress_tm_report;
 INSERT INTO regress_tm_report.customers SELECT n, CASE WHEN n > 90 THEN 'acme' END FROM generate_series(1, 100) n;
-SELECT tenantmig.backfill('regress_tm_report.customers', value => 'default', dry_run => true) AS plan \gset
+SELECT tenantmig.backfill('regress_tm_report.customers', value => 'default', options => '{"method": "ranges"}', dry_run => true) AS plan \gset
 SELECT r -> 'summary' ->> 'status' AS status, r -> 'records' ->> 'total' AS total,
        r -> 'records' ->> 'already_set' AS already_set, r -> 'records' ->> 'changed' AS changed,
        jsonb_array_length(r -> 'plan' -> 'statements') > 0 AS has_statements,

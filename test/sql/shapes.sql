@@ -43,7 +43,7 @@ BEGIN
 	filled := tenantmig.backfill(relation, column_name,
 		value => CASE WHEN source = 'value' THEN value END,
 		expression => CASE WHEN source = 'expression' THEN value END,
-		via => CASE WHEN source = 'via' THEN value END, options => options);
+		via => CASE WHEN source = 'via' THEN value END, options => '{"method": "ranges"}' || options);
 	required := tenantmig.set_not_null(relation, column_name);
 	indexed := tenantmig.create_index(relation, ARRAY[column_name]);
 	COMMIT;
@@ -156,11 +156,11 @@ TRUNCATE outcome;
 -- columns of such domains that are there already, with checks and even without NULL
 CREATE TABLE domained (id int PRIMARY KEY, a tenant_code, b tenant_code_code, c tenant_name);
 INSERT INTO domained SELECT generate_series(1, 300);
-SELECT tenantmig.backfill('domained', 'a', value => 'acme') AS a, tenantmig.backfill('domained', 'b', expression => $$'b'::text$$) AS b,
-       tenantmig.backfill('domained', 'c', value => 'acme', unset => 'none') AS c \gset
+SELECT tenantmig.backfill('domained', 'a', value => 'acme', options => '{"method": "ranges"}') AS a, tenantmig.backfill('domained', 'b', expression => $$'b'::text$$) AS b,
+       tenantmig.backfill('domained', 'c', value => 'acme', unset => 'none', options => '{"method": "ranges"}') AS c \gset
 CALL settle(ARRAY[:a, :b, :c]);
 SELECT a, b, c, count(*) FROM domained GROUP BY 1, 2, 3;
-SELECT v, c, tm_test.try(format($$SELECT tenantmig.backfill('domained', %L, value => %L, unset => 'acme')$$, c, v))
+SELECT v, c, tm_test.try(format($$SELECT tenantmig.backfill('domained', %L, value => %L, unset => 'acme', options => '{"method": "ranges"}')$$, c, v))
 FROM (VALUES ('a', 'ACME'), ('b', 'abcdefghi'), ('c', 'abcdefghijklmnopqrstuvwxyz')) t(c, v);
 -- an expression's value is checked when it is stored
 SELECT tenantmig.backfill('domained', 'b', expression => $$'UPPER'::text$$, unset => 'b') AS job \gset
@@ -195,13 +195,13 @@ SELECT * FROM outcome ORDER BY shape COLLATE "C", what DESC;
 TRUNCATE outcome;
 -- a partition by itself, when the table above it has the column
 SELECT tenantmig.add_tenant_column('parted') AS added \gset
-SELECT tenantmig.backfill('parted_1', value => 'january') AS job \gset
+SELECT tenantmig.backfill('parted_1', value => 'january', options => '{"method": "ranges"}') AS job \gset
 CALL tenantmig.wait(:job);
 SELECT tableoid::regclass::text, tenant_id, count(*) FROM parted GROUP BY 1, 2 ORDER BY 1;
 -- a tenant column that rows are placed by cannot be filled
 CREATE TABLE by_tenant (id int, tenant_id text) PARTITION BY LIST (tenant_id);
 CREATE TABLE by_tenant_rest PARTITION OF by_tenant DEFAULT;
-SELECT tm_test.try($$SELECT tenantmig.backfill('by_tenant', value => 'a')$$);
+SELECT tm_test.try($$SELECT tenantmig.backfill('by_tenant', value => 'a', options => '{"method": "ranges"}')$$);
 -- nor one with a foreign table below it
 CREATE EXTENSION postgres_fdw;
 CREATE SERVER regress_tm_server FOREIGN DATA WRAPPER postgres_fdw;
@@ -279,7 +279,7 @@ INSERT INTO forced SELECT generate_series(1, 100);
 CREATE POLICY none ON forced USING (id <= 10);
 ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 SELECT count(*) FROM forced;
-SELECT tenantmig.backfill('forced', value => 'acme') AS job \gset
+SELECT tenantmig.backfill('forced', value => 'acme', options => '{"method": "ranges"}') AS job \gset
 CALL tenantmig.wait(:job);
 SELECT rows_total, rows_done FROM tenantmig.jobs WHERE id = :job;
 RESET ROLE;
@@ -338,7 +338,7 @@ BEGIN
 	SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace WHERE s.nspname = name::name AND c.relname = 'child';
 	-- the tenant, the column and the index have that name too
 	PERFORM tenantmig.add_tenant_column(parent, name::name);
-	jobs := ARRAY[tenantmig.backfill(relation, name::name, value => name),
+	jobs := ARRAY[tenantmig.backfill(relation, name::name, value => name, options => '{"method": "ranges"}'),
 		tenantmig.backfill(parent, name::name, via => name),
 		tenantmig.set_not_null(parent, name::name),
 		tenantmig.create_index(parent, ARRAY[name::name], name => left(name, 20) || '_i'),

@@ -14,7 +14,7 @@ SET search_path = tm_trigger, public;
 --
 CREATE TABLE orders (id int PRIMARY KEY, note text, tenant_id text);
 INSERT INTO orders VALUES (1, 'before');
-SELECT tenantmig.backfill('orders', value => 'it''s "one"', options => '{"keep_trigger": true}') AS job \gset
+SELECT tenantmig.backfill('orders', value => 'it''s "one"', options => '{"method": "ranges", "keep_trigger": true}') AS job \gset
 CALL tenantmig.wait(:job);
 INSERT INTO orders VALUES (2, 'after');
 INSERT INTO orders VALUES (3, 'set', 'other');
@@ -43,7 +43,7 @@ SELECT * FROM tm_test.leftovers;
 
 -- a placeholder
 CREATE TABLE marked (id int, tenant_id text DEFAULT 'unassigned');
-SELECT tenantmig.backfill('marked', value => 'acme', unset => 'unassigned', options => '{"keep_trigger": true}') AS job \gset
+SELECT tenantmig.backfill('marked', value => 'acme', unset => 'unassigned', options => '{"method": "ranges", "keep_trigger": true}') AS job \gset
 CALL tenantmig.wait(:job);
 INSERT INTO marked (id) VALUES (1);
 INSERT INTO marked VALUES (2, NULL), (3, 'globex'), (4, '');
@@ -52,7 +52,7 @@ SELECT * FROM marked ORDER BY id;
 -- a type of its own
 CREATE DOMAIN tenant_no AS int CHECK (VALUE > 0);
 CREATE TABLE numbered (id int, tenant_id tenant_no);
-SELECT tenantmig.backfill('numbered', value => ' 7 ', options => '{"keep_trigger": true}') AS job \gset
+SELECT tenantmig.backfill('numbered', value => ' 7 ', options => '{"method": "ranges", "keep_trigger": true}') AS job \gset
 CALL tenantmig.wait(:job);
 INSERT INTO numbered VALUES (1);
 INSERT INTO numbered VALUES (2, 8);
@@ -296,9 +296,9 @@ DROP TABLE pg_temp.lookup;
 SELECT tm_test.try('SELECT tenantmig.fill_tenant()');
 CREATE TABLE hand (id int PRIMARY KEY, parent int, tenant_id text);
 CREATE TABLE other_table (id int, tenant_id text);
-SELECT tenantmig.backfill('other_table', value => 'other', options => '{"keep_trigger": true}') AS other \gset
+SELECT tenantmig.backfill('other_table', value => 'other', options => '{"method": "ranges", "keep_trigger": true}') AS other \gset
 CALL tenantmig.wait(:other);
-SELECT tenantmig.backfill('hand', value => 'hand') AS own \gset
+SELECT tenantmig.backfill('hand', value => 'hand', options => '{"method": "ranges"}') AS own \gset
 CALL tenantmig.wait(:own);
 SELECT tenantmig.create_index('hand', '{tenant_id}') AS index \gset
 CALL tenantmig.wait(:index);

@@ -72,7 +72,7 @@ SELECT tm_test.try(format('SELECT tenantmig.assert_done(%s)', :c1));
 -- all of it at once, the last first: each undo waits for those before it
 BEGIN;
 SELECT tenantmig.add_tenant_column('customers') AS c1 \gset
-SELECT tenantmig.backfill('customers', value => 'a') AS c2 \gset
+SELECT tenantmig.backfill('customers', value => 'a', options => '{"method": "ranges"}') AS c2 \gset
 SELECT tenantmig.set_not_null('customers') AS c3 \gset
 COMMIT;
 CALL tenantmig.wait(:c3);

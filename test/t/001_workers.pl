@@ -53,7 +53,7 @@ my $orders = digest($node, 'orders');
 
 $node->safe_psql('postgres', q(
 	BEGIN;
-	SELECT tenantmig.backfill('orders', value => 'acme');
+	SELECT tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}');
 	ROLLBACK;));
 is(number($node, 'SELECT count(*) FROM tenantmig.job'), 0,
 	'a rolled back call leaves no job');
@@ -62,7 +62,7 @@ is(workers(), 0, 'and no worker');
 $node->safe_psql('postgres', q(
 	BEGIN;
 	SAVEPOINT s;
-	SELECT tenantmig.backfill('orders', value => 'acme');
+	SELECT tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}');
 	ROLLBACK TO s;
 	COMMIT;));
 is(number($node, 'SELECT count(*) FROM tenantmig.job'), 0,
@@ -73,7 +73,7 @@ stop_at($node, 'filling rows:wait');
 my $session = background($node);
 $session->query_safe('BEGIN');
 $job = $session->query_safe(
-	q(SELECT tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "2ms"}')));
+	q(SELECT tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "2ms"}')));
 ok(!poll_for(1.5, sub { workers() > 0 }), 'no worker before the commit');
 my $since = $session->query_safe('COMMIT; SELECT clock_timestamp()');
 prompt_ok(
@@ -101,7 +101,7 @@ is( $node->safe_psql(
 	'stat_progress tells how far it is');
 
 # The call again, while it is open
-is(submit($node, q(tenantmig.backfill('orders', value => 'acme'))),
+is(submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}'))),
 	$job, 'the same call returns the job that is open');
 is(workers(), 1, 'and starts no second worker');
 
@@ -134,7 +134,7 @@ is( number($node, 'SELECT count(*) FROM orders WHERE tenant_id IS NOT NULL'),
 	$done, 'what was counted as done is done');
 cmp_ok($done, '<', 20000, 'and it is not all');
 wait_no_worker($node);
-is(submit($node, q(tenantmig.backfill('orders', value => 'acme'))),
+is(submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}'))),
 	$job, 'the same call returns the paused job');
 is(job_state($node, $job), 'paused', 'and leaves it paused');
 
@@ -158,7 +158,7 @@ assert_clean($node);
 # Pause within a batch: the batch is rolled back
 stop_at($node, 'batch-updated:wait');
 $job = submit($node,
-	q(tenantmig.backfill('items', value => 'acme', options => '{"max_rows_per_second": 4000}')));
+	q(tenantmig.backfill('items', value => 'acme', options => '{"method": "ranges", "max_rows_per_second": 4000}')));
 wait_at($node, $job, 'batch-updated');
 $since = $node->safe_psql('postgres',
 	"SELECT clock_timestamp() FROM tenantmig.pause($job)");
@@ -203,7 +203,7 @@ assert_clean($node);
 # --- wait, run, assert_done -------------------------------------------------
 
 stop_at($node, 'job-start:wait');
-$job = submit($node, q(tenantmig.backfill('parts', value => 'acme')));
+$job = submit($node, q(tenantmig.backfill('parts', value => 'acme', options => '{"method": "ranges"}')));
 wait_at($node, $job, 'job-start');
 
 $error = sql_error($node, "CALL tenantmig.wait($job, '300 ms')");
@@ -257,7 +257,7 @@ like($error->{hint}, qr/tenantmig\.retry\($job\)/, 'assert_done of a failed job 
 $node->append_conf('postgresql.conf', 'tenantmig.max_workers = 0');
 $node->reload;
 wait_until($node, "SELECT current_setting('tenantmig.max_workers') = '0'", 'no workers');
-$job = submit($node, q(tenantmig.backfill('gaps', value => 'acme')));
+$job = submit($node, q(tenantmig.backfill('gaps', value => 'acme', options => '{"method": "ranges"}')));
 is(job_field($node, $job, 'state, phase'),
 	'queued|waiting for one of tenantmig.max_workers',
 	'a job without a worker is queued and says why');
@@ -291,7 +291,7 @@ $node->reload;
 make_table($node, "crowd_$_", rows => 3000) for 1 .. 6;
 stop_at($node, 'job-start:wait');
 my @crowd =
-  map { submit($node, "tenantmig.backfill('crowd_$_', value => 'acme', options => '{\"max_rows_per_second\": 10000}')") }
+  map { submit($node, "tenantmig.backfill('crowd_$_', value => 'acme', options => '{\"method\": \"ranges\", \"max_rows_per_second\": 10000}')") }
   1 .. 6;
 wait_until(
 	$node,
@@ -333,7 +333,7 @@ make_table($node, 'chain', rows => 2000);
 stop_at($node, 'job-start:wait');
 my @ids = split /\n/, $node->safe_psql('postgres', q(
 	BEGIN;
-	SELECT tenantmig.backfill('chain', value => 'acme');
+	SELECT tenantmig.backfill('chain', value => 'acme', options => '{"method": "ranges"}');
 	SELECT tenantmig.create_index('chain', '{tenant_id}');
 	SELECT tenantmig.set_not_null('chain');
 	COMMIT;));
@@ -362,7 +362,7 @@ $node->safe_psql('postgres',
 	'ALTER TABLE broken ADD CONSTRAINT no_acme CHECK (tenant_id <> $$acme$$ OR id < 1500)');
 @ids = split /\n/, $node->safe_psql('postgres', q(
 	BEGIN;
-	SELECT tenantmig.backfill('broken', value => 'acme');
+	SELECT tenantmig.backfill('broken', value => 'acme', options => '{"method": "ranges"}');
 	SELECT tenantmig.set_not_null('broken');
 	COMMIT;));
 wait_job_state($node, $_, 'failed') for @ids;

@@ -14,7 +14,7 @@ my $node = new_node('crash', preload => 1, stop_points => 1);
 make_table($node, 'orders', rows => 6000);
 my $orders = digest($node, 'orders');
 my $backfill =
-  q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "1ms"}'));
+  q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms"}'));
 
 # Submit, stop the server when a worker is at the point, start it again
 sub crash_at
@@ -180,7 +180,7 @@ for my $point ('not-null-added', 'not-null-validated', 'not-null-set', 'job-end'
 
 make_table($node, 'items', rows => 6000);
 stop_at($node, 'filling rows:wait');
-$job = submit($node, q(tenantmig.backfill('items', value => 'acme', options => '{"batch_target": "1ms"}')));
+$job = submit($node, q(tenantmig.backfill('items', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms"}')));
 wait_at($node, $job, 'filling rows');
 $node->safe_psql('postgres',
 	"UPDATE tenantmig.job SET request = 'cancel' WHERE id = $job");
@@ -196,7 +196,7 @@ make_table($node, "crowd_$_", rows => 1000) for 1 .. 3;
 $node->append_conf('postgresql.conf', 'tenantmig.max_workers = 3');
 stop_at($node, 'backfill-covered:wait');
 my @crowd =
-  map { submit($node, "tenantmig.backfill('crowd_$_', value => 'acme')") } 1 .. 3;
+  map { submit($node, "tenantmig.backfill('crowd_$_', value => 'acme', options => '{\"method\": \"ranges\"}')") } 1 .. 3;
 wait_at($node, $_, 'backfill-covered') for @crowd;
 $node->stop('immediate');
 $node->append_conf('postgresql.conf', 'tenantmig.max_workers = 1');

@@ -275,9 +275,9 @@ for my $preload (1, 0)
 
 	make_table($alone, $_, rows => 1000) for 'first', 'second';
 	stop_at($alone, 'filling rows:wait');
-	my $first = submit($alone, q(tenantmig.backfill('first', value => 'acme')));
+	my $first = submit($alone, q(tenantmig.backfill('first', value => 'acme', options => '{"method": "ranges"}')));
 	wait_at($alone, $first, 'filling rows');
-	my $second = submit($alone, q(tenantmig.backfill('second', value => 'acme')));
+	my $second = submit($alone, q(tenantmig.backfill('second', value => 'acme', options => '{"method": "ranges"}')));
 	wait_until($alone,
 		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tenantmig worker'",
 		'the second job has no place');

@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TenantMig;
 
-sub backfill { "tenantmig.backfill('$_[0]', value => 'acme')" }
+sub backfill { "tenantmig.backfill('$_[0]', value => 'acme', options => '{\"method\": \"ranges\"}')" }
 
 # How many starters the log has seen; each is a look at the database
 sub looks

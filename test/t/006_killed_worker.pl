@@ -73,7 +73,7 @@ sub has_data
 
 my $job = submit($node,
 	q(tenantmig.backfill('orders', value => 'acme',
-		options => '{"batch_target": "2ms", "max_rows_per_second": 6000, "keep_trigger": true}')));
+		options => '{"method": "ranges", "batch_target": "2ms", "max_rows_per_second": 6000, "keep_trigger": true}')));
 my $writer = writer(600);
 
 wait_until(
@@ -126,7 +126,7 @@ assert_clean($node);
 make_table($node, 'items', rows => 1000);
 my $items = digest($node, 'items');
 stop_at($node, 'job-start:crash');
-$job = submit($node, q(tenantmig.backfill('items', value => 'acme')));
+$job = submit($node, q(tenantmig.backfill('items', value => 'acme', options => '{"method": "ranges"}')));
 wait_until(
 	$node,
 	"SELECT state = 'failed' FROM tenantmig.job WHERE id = $job",
@@ -147,7 +147,7 @@ is(wrong_tenants($node, 'items', q('acme')), 0, 'retry() does it after all');
 make_table($node, 'parts', rows => 60000);
 $job = submit($node,
 	q(tenantmig.backfill('parts', value => 'acme',
-		options => '{"batch_target": "1ms", "max_rows_per_second": 2000}')));
+		options => '{"method": "ranges", "batch_target": "1ms", "max_rows_per_second": 2000}')));
 for my $round (1 .. 7)
 {
 	wait_until(

@@ -37,7 +37,7 @@ stop_at($node, 'filling rows:wait');
 for my $db (@databases, 'a_template', 'closed')
 {
 	$job{$db} = submit($node,
-		q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "1ms"}')),
+		q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms"}')),
 		db => $db);
 	wait_at($node, $job{$db}, 'filling rows', db => $db);
 }
@@ -84,7 +84,7 @@ for my $round (1 .. 3)
 	$node->safe_psql('one', 'DROP EXTENSION tenantmig');
 	$node->safe_psql('one', 'CREATE EXTENSION tenantmig');
 	$node->safe_psql('one', 'UPDATE orders SET tenant_id = NULL');
-	my $id = submit($node, q(tenantmig.backfill('orders', value => 'other')), db => 'one');
+	my $id = submit($node, q(tenantmig.backfill('orders', value => 'other', options => '{"method": "ranges"}')), db => 'one');
 	wait_job_state($node, $id, 'succeeded', db => 'one');
 	is(wrong_tenants($node, 'orders', q('other'), db => 'one'), 0, 'a new extension works');
 }
@@ -98,7 +98,7 @@ wait_until($node,
 wait_no_worker($node);
 $node->safe_psql('two', 'CREATE EXTENSION tenantmig');
 $node->safe_psql('two', 'UPDATE orders SET tenant_id = NULL');
-my $id = submit($node, q(tenantmig.backfill('orders', value => 'other')), db => 'two');
+my $id = submit($node, q(tenantmig.backfill('orders', value => 'other', options => '{"method": "ranges"}')), db => 'two');
 wait_job_state($node, $id, 'succeeded', db => 'two');
 
 # The launcher itself comes back, and does its work

@@ -43,7 +43,7 @@ sub start_and_stop
 	stop_at($node, 'backfill-covered:wait');
 	$job = $node->safe_psql($db,
 		q{SELECT tenantmig.backfill('item', value => 'acme',
-			options => '{"batch_target": "1ms"}')});
+			options => '{"method": "ranges", "batch_target": "1ms"}')});
 	wait_at($node, $job, 'backfill-covered', db => $db);
 	stop_at($node, 'batch-committed:wait');
 	wait_at($node, $job, 'batch-committed', db => $db);
@@ -157,7 +157,7 @@ $job = start_and_stop('app');
 $node->safe_psql('app', "SELECT tenantmig.pause($job)");
 wait_job_state($node, $job, 'paused', db => 'app');
 stop_at($node, 'worker-start:wait');
-my $queued = $node->safe_psql('app', q{SELECT tenantmig.backfill('other', value => 'acme')});
+my $queued = $node->safe_psql('app', q{SELECT tenantmig.backfill('other', value => 'acme', options => '{"method": "ranges"}')});
 wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity
 	WHERE application_name = 'tenantmig at worker-start'}, 'a worker is about to take the job');
 # nobody may be connected while it is copied: a worker that was sent away
@@ -219,13 +219,13 @@ $node->safe_psql('app', q{
 	CREATE TABLE done AS SELECT i AS id, NULL::text AS tenant_id
 		FROM generate_series(1, 1000) i;
 });
-my $done = $node->safe_psql('app', q{SELECT tenantmig.backfill('done', value => 'acme')});
+my $done = $node->safe_psql('app', q{SELECT tenantmig.backfill('done', value => 'acme', options => '{"method": "ranges"}')});
 wait_job_state($node, $done, 'succeeded', db => 'app');
 $job = start_and_stop('app');
 $node->safe_psql('app', q{ALTER SYSTEM SET tenantmig.max_workers = 1});
 $node->reload;
 $queued = $node->safe_psql('app',
-	q{SELECT tenantmig.backfill('"Odd schema"."Item"', value => 'acme')});
+	q{SELECT tenantmig.backfill('"Odd schema"."Item"', value => 'acme', options => '{"method": "ranges"}')});
 is(job_state($node, $job, db => 'app'), 'running', 'a job runs when its database is dumped');
 
 my $dump = $PostgreSQL::Test::Utils::tmp_check . '/app.sql';
@@ -258,7 +258,7 @@ is($node->safe_psql('restored', q{SELECT count(*) FROM "Odd schema"."Item" WHERE
 	'1000', 'the queued one too');
 my $next = $node->safe_psql('restored', q{SELECT tenantmig.create_tenant('x');
 	CREATE TABLE later (id int, tenant_id text);
-	SELECT tenantmig.backfill('later', value => 'acme')});
+	SELECT tenantmig.backfill('later', value => 'acme', options => '{"method": "ranges"}')});
 $next =~ s/.*\n//s;
 cmp_ok($next, '>', $queued, 'the ids go on after a restore');
 wait_job_state($node, $next, 'succeeded', db => 'restored');
@@ -329,7 +329,7 @@ $node->safe_psql('app', q{INSERT INTO item VALUES (-1, 'new'); DELETE FROM item 
 # Made anew, it works, in a session that knew the old one too
 $node->safe_psql('app', 'CREATE EXTENSION tenantmig');
 is($session->query_safe(q{SELECT count(*) FROM tenantmig.jobs}), '0', 'the new one is empty');
-$job = $session->query_safe(q{SELECT tenantmig.backfill('item', value => 'acme')});
+$job = $session->query_safe(q{SELECT tenantmig.backfill('item', value => 'acme', options => '{"method": "ranges"}')});
 wait_job_state($node, $job, 'succeeded', db => 'app');
 all_filled('app', 'a new backfill works');
 
@@ -354,7 +354,7 @@ is($node->safe_psql('app', q{SELECT count(*), (SELECT count(*) FROM pg_trigger
 		WHERE tgrelid = 'item'::regclass) FROM item WHERE pad = repeat('x', 40) || id}),
 	"$rows|0", 'no trigger, all rows');
 $session->query_safe(q{SELECT count(*) FROM tenantmig.jobs});
-$job = $session->query_safe(q{SELECT tenantmig.backfill('item', value => 'acme')});
+$job = $session->query_safe(q{SELECT tenantmig.backfill('item', value => 'acme', options => '{"method": "ranges"}')});
 $session->quit;
 wait_job_state($node, $job, 'succeeded', db => 'app');
 all_filled('app', 'and a new backfill works again');
@@ -372,7 +372,7 @@ is( $node->safe_psql(
 		DROP EXTENSION tenantmig CASCADE;
 		CREATE EXTENSION tenantmig;
 		UPDATE item SET tenant_id = NULL;
-		SELECT tenantmig.backfill('item', value => 'other');
+		SELECT tenantmig.backfill('item', value => 'other', options => '{"method": "ranges"}');
 		COMMIT}),
 	$job, 'a new job has the number of the old one');
 release($node);

@@ -134,7 +134,7 @@ sub run_scenario
 	stop_at($node, $stage eq 'queued' ? 'worker-start:wait' : 'backfill-covered:wait');
 	$job = $node->safe_psql('postgres', qq{
 		SET ROLE $s->{as};
-		SELECT tenantmig.backfill('orders', $source, options => '{"batch_target": "1ms"}')});
+		SELECT tenantmig.backfill('orders', $source, options => '{"method": "ranges", "batch_target": "1ms"}')});
 	if ($stage eq 'queued')
 	{
 		wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity
@@ -151,7 +151,7 @@ sub run_scenario
 	$node->safe_psql('postgres', $s->{sql});
 	$neighbour = $node->safe_psql('postgres', q{
 		SET ROLE carol;
-		SELECT tenantmig.backfill('neighbour', value => 'acme')});
+		SELECT tenantmig.backfill('neighbour', value => 'acme', options => '{"method": "ranges"}')});
 	release($node);
 
 	if (!ref $s->{$stage})
@@ -189,7 +189,7 @@ foreach my $scenario (@scenarios)
 set_up(0);
 stop_at($node, 'backfill-covered:wait');
 my $job = $node->safe_psql('postgres', q{
-	SET ROLE dev; SELECT tenantmig.backfill('orders', value => 'acme')});
+	SET ROLE dev; SELECT tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}')});
 wait_at($node, $job, 'backfill-covered');
 $node->safe_psql('postgres', 'ALTER TABLE orders OWNER TO bob');
 release($node);

@@ -98,7 +98,7 @@ UPDATE orders SET touched = touched + 1 WHERE id = :block * 60 - 59;
 COMMIT;
 });
 	wait_until($node, 'SELECT sum(touched) > 40 FROM orders', "$name: writers are at work");
-	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "20ms"}')));
+	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "20ms"}')));
 	wait_job_state($node, $job, 'succeeded');
 	($count, $longest) = stop_writers($writers, $name);
 	is(errors_in_log($offset), '', "$name: no deadlock but ours");
@@ -169,7 +169,7 @@ foreach my $key ('PRIMARY KEY', '')
 	wait_until($node, 'SELECT sum(n) > 50 FROM orders', "$name: writers are at work");
 	$writes = number($node, 'SELECT sum(n) FROM orders');
 	$newest = number($node, 'SELECT last_value FROM fresh');
-	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "5ms", "nice": 1}')));
+	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "5ms", "nice": 1}')));
 	wait_job_state($node, $job, 'succeeded');
 	$writes = number($node, 'SELECT sum(n) FROM orders') - $writes;
 	($count, $longest) = stop_writers($writers, $name);
@@ -191,7 +191,7 @@ make_twins('PRIMARY KEY');
 my $writers = start_writers(4, $everything);
 wait_until($node, 'SELECT sum(n) > 50 FROM orders', 'writers are at work');
 my $job = submit($node,
-	q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "5ms", "keep_trigger": true}')));
+	q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "5ms", "keep_trigger": true}')));
 wait_job_state($node, $job, 'succeeded');
 stop_writers($writers, 'keep_trigger');
 is(wrong_tenants($node, 'orders', q('acme')), 0, 'keep_trigger: all rows have their tenant, whenever they came');
@@ -209,7 +209,7 @@ foreach my $lock ('FOR UPDATE', 'FOR KEY SHARE')
 	$node->safe_psql('postgres', 'UPDATE orders SET tenant_id = NULL');
 	$holder->query_safe('BEGIN');
 	$holder->query_safe("SELECT id FROM orders WHERE id = $held $lock");
-	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "5ms"}')));
+	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "5ms"}')));
 	if ($lock eq 'FOR KEY SHARE')
 	{
 		# what a foreign key takes is in nobody's way, until the trigger is to go
@@ -240,7 +240,7 @@ foreach my $change ('UPDATE orders SET n = n + 1 WHERE id = %s', 'DELETE FROM or
 	$node->safe_psql('postgres', 'UPDATE orders SET tenant_id = NULL');
 	$holder->query_safe('BEGIN');
 	$holder->query_safe("SELECT id FROM orders WHERE id = $held FOR UPDATE");
-	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme')));
+	$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}')));
 	wait_until($node, q{SELECT count(*) = 1 FROM orders WHERE tenant_id IS NULL}, 'one row is locked');
 	$holder->query_safe($sql);
 	$holder->query_safe('COMMIT');

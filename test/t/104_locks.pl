@@ -221,20 +221,20 @@ queue_behind('set_not_null', q(tenantmig.set_not_null('orders')), $read, $read);
 # the fill trigger waits for writers, not for readers
 $node->safe_psql('postgres', q{ALTER TABLE orders ALTER tenant_id DROP NOT NULL;
 	UPDATE orders SET tenant_id = NULL});
-queue_behind('fill trigger', q(tenantmig.backfill('orders', value => 'acme')),
+queue_behind('fill trigger', q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}')),
 	'UPDATE orders SET touched = 9 WHERE id = 1', $write);
 is(wrong_tenants($node, 'orders', q('acme')), 0, 'all rows are filled');
 $node->safe_psql('postgres', 'UPDATE orders SET tenant_id = NULL');
 # Its removal waits for readers too, and for as long as they take; all else is
 # done meanwhile
-queue_behind('removal of the fill trigger', q(tenantmig.backfill('orders', value => 'acme')),
+queue_behind('removal of the fill trigger', q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}')),
 	$read, $read, q(SELECT phase = 'removing helpers' FROM tenantmig.stat_progress));
 is(wrong_tenants($node, 'orders', q('acme')), 0, 'all rows are filled');
 
 # A cancelled job says so when its trigger has gone
 $node->safe_psql('postgres', 'UPDATE orders SET tenant_id = NULL');
 stop_at($node, 'backfill-covered:wait');
-$job = submit($node, q(tenantmig.backfill('orders', value => 'acme')));
+$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}')));
 wait_at($node, $job, 'backfill-covered');
 $long->query_safe('BEGIN');
 $long->query_safe($read);

@@ -37,7 +37,7 @@ $node->safe_psql('postgres', q{
 });
 my $before = digest($node, 'orders');
 my $offset = -s $node->logfile;
-my $job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "1ms"}')));
+my $job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms"}')));
 wait_job_state($node, $job, 'paused');
 like(job_field($node, $job, 'error'), qr/No space left on device/, 'the job is paused with the reason');
 is(job_field($node, $job, 'sqlstate'), '53100', 'and its SQLSTATE');
@@ -124,7 +124,7 @@ SKIP:
 	}
 	$node->safe_psql('postgres', 'CHECKPOINT');
 	$offset = -s $node->logfile;
-	$job = submit($node, q(tenantmig.backfill('tight', value => 'acme', options => '{"batch_target": "1ms"}')));
+	$job = submit($node, q(tenantmig.backfill('tight', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms"}')));
 	wait_job_state($node, $job, 'paused');
 	is(job_field($node, $job, 'sqlstate'), '53100', 'a full tablespace pauses the job');
 	like(job_field($node, $job, 'error'), qr/No space left on device/, 'with the reason');

@@ -184,7 +184,7 @@ make_trap('a', 'm.tenant', $triggers->('a') . q{
 	CREATE POLICY p ON m.a USING (m.visible(id));
 	ALTER TABLE m.a ENABLE ROW LEVEL SECURITY;
 	ALTER TABLE m.a FORCE ROW LEVEL SECURITY});
-settings_kept('call of backfill', q{SELECT tenantmig.backfill('m.a', value => 'acme')});
+settings_kept('call of backfill', q{SELECT tenantmig.backfill('m.a', value => 'acme', options => '{"method": "ranges"}')});
 my $job = $node->safe_psql('postgres', 'SELECT max(id) FROM tenantmig.jobs');
 wait_job_state($node, $job, 'succeeded');
 is(wrong_tenants($node, 'm.a', q('acme')), 0, 'all rows are filled');
@@ -200,7 +200,7 @@ caught('undo', qw(before after statement deferred check index generated domain))
 make_trap('b', 'm.tenant', $triggers->('b'));
 $node->append_conf('postgresql.conf', 'tenantmig.max_workers = 0');
 $node->reload;
-$job = submit($node, q(tenantmig.backfill('m.b', value => 'acme')));
+$job = submit($node, q(tenantmig.backfill('m.b', value => 'acme', options => '{"method": "ranges"}')));
 wait_no_worker($node);
 settings_kept('run()', "CALL tenantmig.run($job)");
 is(job_state($node, $job), 'succeeded', 'run() succeeds');
@@ -212,7 +212,7 @@ make_trap('c', 'text', q{
 	CREATE FUNCTION m.fail() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN PERFORM m.spy('failing'); RAISE 'no'; END $$;
 	CREATE TRIGGER failing BEFORE UPDATE ON m.c FOR EACH ROW EXECUTE FUNCTION m.fail()});
-$job = submit($node, q(tenantmig.backfill('m.c', value => 'acme')));
+$job = submit($node, q(tenantmig.backfill('m.c', value => 'acme', options => '{"method": "ranges"}')));
 wait_no_worker($node);
 {
 	my ($session) = new_session($node);
@@ -242,7 +242,7 @@ foreach my $foreground (0, 1)
 		CREATE CONSTRAINT TRIGGER deferred AFTER UPDATE ON m.$table
 			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION m.fired()});
 	stop_at($node, 'worker-start:error') if $foreground;
-	$job = submit($node, qq(tenantmig.backfill('m.$table', value => 'acme')));
+	$job = submit($node, qq(tenantmig.backfill('m.$table', value => 'acme', options => '{"method": "ranges"}')));
 	if ($foreground)
 	{
 		wait_no_worker($node);

@@ -50,7 +50,7 @@ foreach my $caller ('alice', 'postgres')
 	make_hidden($table);
 	$before = digest($node, $table);
 	foreach my $call (
-		qq(tenantmig.backfill('$table', value => 'acme')),
+		qq(tenantmig.backfill('$table', value => 'acme', options => '{"method": "ranges"}')),
 		qq(tenantmig.set_not_null('$table')),
 		qq(tenantmig.create_index('$table', '{tenant_id}')))
 	{
@@ -66,7 +66,7 @@ foreach my $caller ('alice', 'postgres')
 
 # in the foreground, an expression, a dry run and undo: the same
 make_hidden('a.hidden_run');
-my $plan = as_role('alice', q{SELECT tenantmig.backfill('a.hidden_run', value => 'acme', dry_run => true)});
+my $plan = as_role('alice', q{SELECT tenantmig.backfill('a.hidden_run', value => 'acme', options => '{"method": "ranges"}', dry_run => true)});
 is($node->safe_psql('postgres', "SELECT plan ->> 'rows_total' FROM tenantmig.job WHERE id = $plan"), '5000',
 	'a dry run counts all rows');
 $node->append_conf('postgresql.conf', 'tenantmig.max_workers = 0');

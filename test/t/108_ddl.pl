@@ -12,7 +12,7 @@ use TenantMig;
 
 my $rows = 8000;
 my $node = new_node('ddl', stop_points => 1);
-my $options = q(options => '{"batch_target": "1ms"}');
+my $options = q(options => '{"method": "ranges", "batch_target": "1ms"}');
 
 $node->safe_psql('postgres', 'CREATE SCHEMA attic; CREATE ROLE bob');
 
@@ -224,7 +224,7 @@ foreach my $s (@scenarios)
 $node->safe_psql('postgres', 'DROP TABLE IF EXISTS orders, orders2');
 make_table($node, 'orders', rows => $rows);
 my $job = start_and_stop(
-	q(tenantmig.backfill('orders', value => 'acme', options => '{"batch_target": "1ms", "keep_trigger": true}')));
+	q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms", "keep_trigger": true}')));
 $node->safe_psql('postgres', 'ALTER TABLE orders RENAME TO orders2');
 release($node);
 wait_job_state($node, $job, 'succeeded');

@@ -14,7 +14,7 @@ my $node = new_node('twice', stop_points => 1);
 make_table($node, 'orders', rows => 8000);
 
 my %calls = (
-	backfill => q(tenantmig.backfill('orders', value => 'acme')),
+	backfill => q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}')),
 	create_index => q(tenantmig.create_index('orders', '{tenant_id,id}')),
 	set_not_null => q(tenantmig.set_not_null('orders')),
 	add_tenant_column => q(tenantmig.add_tenant_column('orders', 'region', value => 'eu')),
@@ -79,7 +79,7 @@ make_table($node, 'other', rows => 10);
 	my ($one) = new_session($node);
 	$one->query_safe('BEGIN');
 	$one->query_safe('SELECT ' . $calls{backfill});
-	sql_ok($node, [ q(SET statement_timeout = '60s'), q(SELECT tenantmig.backfill('other', value => 'acme')) ],
+	sql_ok($node, [ q(SET statement_timeout = '60s'), q(SELECT tenantmig.backfill('other', value => 'acme', options => '{"method": "ranges"}')) ],
 		'a call on another table does not wait');
 	$one->query_safe('ROLLBACK');
 	$one->quit;
@@ -101,7 +101,7 @@ assert_clean($node);
 make_table($node, 'twin', rows => 8000);
 my $before = digest($node, 'twin');
 stop_at($node, 'worker-start:wait');
-my $job = submit($node, q(tenantmig.backfill('twin', value => 'acme', options => '{"batch_target": "1ms"}')));
+my $job = submit($node, q(tenantmig.backfill('twin', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms"}')));
 $node->safe_psql('postgres', "SELECT tenantmig.resume($job)") foreach (1 .. 3);
 wait_until($node, q{SELECT count(*) = 4 FROM pg_stat_activity
 	WHERE application_name = 'tenantmig at worker-start'}, 'four workers want the same job');

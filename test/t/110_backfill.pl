@@ -44,7 +44,7 @@ $mover->query_safe('SET session_replication_role = replica');
 $mover->query_until(qr/started/, "\\echo started\nCALL keep_moving();\n");
 wait_until($node, 'SELECT n > 5 FROM moves', 'a row is moved all the while');
 my $moved = number($node, 'SELECT n FROM moves');
-$job = submit($node, q(tenantmig.backfill('docs', value => 'acme', options => '{"nice": 1}')));
+$job = submit($node, q(tenantmig.backfill('docs', value => 'acme', options => '{"method": "ranges", "nice": 1}')));
 wait_job_state($node, $job, 'succeeded');
 is(wrong_tenants($node, 'docs', q('acme')), 0, 'no row is without a value when the job says so');
 cmp_ok(number($node, 'SELECT n FROM moves'), '>', $moved, 'the row was moved meanwhile');
@@ -79,7 +79,7 @@ END $$;
 CREATE TABLE enough (x int);
 });
 stop_at($node, 'backfill-covered:wait');
-$job = submit($node, q(tenantmig.backfill('orders', value => 'acme')));
+$job = submit($node, q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges"}')));
 wait_at($node, $job, 'backfill-covered');
 my @holders = map { background($node) } 1 .. $sessions;
 foreach my $i (0 .. $#holders)
