@@ -77,6 +77,8 @@ CREATE TABLE tenantmig.job (
     target bigint,
     undone_by bigint,
     depends bigint[] NOT NULL DEFAULT '{}',
+    reads oid[] NOT NULL DEFAULT '{}',
+    feeds boolean NOT NULL DEFAULT false,
     plan jsonb,
     summary jsonb NOT NULL DEFAULT '{}',
     caller oid NOT NULL,
@@ -102,7 +104,9 @@ COMMENT ON TABLE tenantmig.job IS 'One row for each job; look at it through tena
 COMMENT ON COLUMN tenantmig.job.relid IS 'The table, in the database that the job was recorded in; elsewhere the names count';
 COMMENT ON COLUMN tenantmig.job.request IS 'What pause() or cancel() asked of a running job';
 COMMENT ON COLUMN tenantmig.job.target IS 'The job that an undo works on';
-COMMENT ON COLUMN tenantmig.job.depends IS 'Earlier jobs on the same or a referenced table that must succeed first';
+COMMENT ON COLUMN tenantmig.job.depends IS 'Jobs on the same or a referenced table that must succeed first';
+COMMENT ON COLUMN tenantmig.job.reads IS 'Other tables that it takes values from, in the database that it was recorded in';
+COMMENT ON COLUMN tenantmig.job.feeds IS 'Whether jobs that read its table wait for it, also those recorded before it';
 COMMENT ON COLUMN tenantmig.job.summary IS 'What was counted and found, for the report';
 COMMENT ON COLUMN tenantmig.job.caller IS 'The role that recorded the job';
 COMMENT ON COLUMN tenantmig.job.owner IS 'The owner of the table, as which the job runs';

@@ -3,8 +3,9 @@
  *		backfill at work: count, cover new rows, fill, sweep, verify.
  *
  *	count		How many rows need a value, and how many have the one they
- *				would get already (undo could not tell those apart).  In short
- *				transactions, before anything is changed.
+ *				would get already (undo could not tell those apart), or another
+ *				one: fail, leave, overwrite.  In short transactions, before
+ *				anything is changed.
  *	cover		The fill trigger, under one short SHARE ROW EXCLUSIVE lock: from
  *				its commit on, whoever inserts a row gives it a value.  The lock
  *				waits for transactions that have inserted without it.
@@ -39,6 +40,9 @@
 
 #define MOST_EXAMPLES 100
 
+/* Of a row in job_errors: integrity_constraint_violation, the general one */
+#define CONFLICT_SQLSTATE "23000"
+
 /* Sweeps that may leave as many rows behind as there were */
 #define VAIN_SWEEPS	5
 
@@ -50,9 +54,10 @@ typedef struct BackfillRun
 	char	   *trigger_name;
 	List	   *triggers;		/* of TriggerText * */
 	bool		counted;
+	int64		conflicts;		/* rows with another value than the source's */
 	int			sweeps;
 	bool		passed_over;	/* the last sweep did, over locked rows */
-	List	   *examples;		/* keys of rows without a value, for messages */
+	List	   *examples;		/* a few keys of rows, for messages */
 } BackfillRun;
 
 typedef struct TriggerText
@@ -89,6 +94,7 @@ resolve_body(JobRun *run, void *arg)
 {
 	BackfillRun *b = arg;
 	Identity	saved;
+	Jsonb	   *summary;
 	ListCell   *lc;
 
 	run_check_request(run);
@@ -98,6 +104,8 @@ resolve_body(JobRun *run, void *arg)
 	b->description = source_describe(b->source);
 	b->trigger_name = source_trigger_name(b->source, run->job->id);
 	backfill_read_options(run->job->options, b->source, &b->options);
+	if (b->options.on_orphan == ORPHAN_FAIL)
+		source_check_circle(b->source, run->job->id);
 	foreach(lc, target_trigger_tables(run->relid))
 	{
 		TriggerText *t = palloc(sizeof(TriggerText));
@@ -111,7 +119,9 @@ resolve_body(JobRun *run, void *arg)
 	}
 	identity_leave(&saved);
 	job_forget_row_errors(run->job->id);
-	b->counted = json_text(job_summary(run->job->id), "rows_total") != NULL;
+	summary = job_summary(run->job->id);
+	b->counted = json_text(summary, "rows_total") != NULL;
+	b->conflicts = json_int(summary, "rows_conflicting", 0);
 }
 
 static void
@@ -125,6 +135,21 @@ count_rows(JobRun *run, BackfillRun *b)
 	if (b->counted)
 		return;
 	run_pass(run, &pass);
+	if (pass.counted[3] > 0 || b->conflicts > 0)
+	{
+		json_put_int(facts, "rows_conflicting", pass.counted[3]);
+		json_put_text(facts, "on_conflict",
+					  source_conflict_name(b->source->on_conflict));
+	}
+	b->conflicts = pass.counted[3];
+	if (b->conflicts > 0 && b->source->on_conflict == CONFLICT_FAIL)
+	{
+		/* another attempt counts again */
+		run_note(run, json_end(facts));
+		return;
+	}
+	if (b->source->on_conflict == CONFLICT_OVERWRITE)
+		pass.counted[0] += b->conflicts;
 	run->progress.rows_total = pass.counted[0];
 	json_put_int(facts, "rows_total", pass.counted[0]);
 	json_put_int(facts, "rows_already_set", pass.counted[1]);
@@ -132,6 +157,89 @@ count_rows(JobRun *run, BackfillRun *b)
 	json_put_text(facts, "source", b->description);
 	json_put_text(facts, "method", range_cursor.name);
 	run_note(run, json_end(facts));
+}
+
+static char *
+join_texts(List *texts)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, texts)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "", (char *) lfirst(lc));
+	return buf.data;
+}
+
+/* Put a row into job_errors, and its key into the message if it is one of the
+ * first */
+static void
+list_row(JobRun *run, BackfillRun *b, Oid leaf, const char *key,
+		 const char *sqlstate, const char *message)
+{
+	Datum		json = DirectFunctionCall1(jsonb_in, CStringGetDatum(key));
+
+	job_add_error(run->job->id, sql_relation(leaf), DatumGetJsonbP(json),
+				  sqlstate, message);
+	if (list_length(b->examples) < 5)
+	{
+		MemoryContext context = MemoryContextSwitchTo(run->context);
+
+		b->examples = lappend(b->examples, pstrdup(key));
+		MemoryContextSwitchTo(context);
+	}
+}
+
+static void
+conflicts_body(JobRun *run, void *arg)
+{
+	BackfillRun *b = arg;
+	int			left = MOST_EXAMPLES;
+	Identity	saved;
+	ListCell   *lc;
+	ListCell   *c;
+
+	run_enter_owner(run, &saved);
+	b->examples = NIL;
+	foreach(lc, target_leaves(run->relid))
+	{
+		List	   *conflicts = left == 0 ? NIL
+			: source_conflicts(b->source, lfirst_oid(lc), left);
+
+		foreach(c, conflicts)
+		{
+			const Conflict *conflict = lfirst(c);
+
+			list_row(run, b, lfirst_oid(lc), conflict->key, CONFLICT_SQLSTATE,
+					 psprintf("has %s, but the source gives %s",
+							  sql_printable(sql_literal(conflict->has)),
+							  sql_printable(sql_literal(conflict->gives))));
+		}
+		left -= list_length(conflicts);
+	}
+	identity_leave(&saved);
+}
+
+/* Rows that have a value, but not the one of the source: nothing has been
+ * changed yet */
+static void
+handle_conflicts(JobRun *run, BackfillRun *b)
+{
+	if (b->conflicts == 0 || b->source->on_conflict == CONFLICT_OVERWRITE)
+		return;
+	run_or_error(run, conflicts_body, b);
+	if (b->source->on_conflict == CONFLICT_FAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg_plural(INT64_FORMAT " row of %s has another value than the source gives: %s",
+							   INT64_FORMAT " rows of %s have another value than the source gives: %s",
+							   (unsigned long) b->conflicts, b->conflicts,
+							   job_relation_text(run->job), b->description),
+				 errdetail("Nothing was changed. Examples: %s.",
+						   join_texts(b->examples)),
+				 errhint("Mend the rows and SELECT tenantmig.retry(" INT64_FORMAT "); or call backfill again with options {\"on_conflict\": \"leave\"} or {\"on_conflict\": \"overwrite\"}.",
+						 run->job->id)));
+	b->examples = NIL;
 }
 
 static void
@@ -224,13 +332,14 @@ fill_rows(JobRun *run, BackfillRun *b)
 	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
 		.measured = true,.limited = true,
+		.triggers_off = b->options.triggers_off,
 	.resumable = true,.start = checkpoint_position(run)};
 
 	run_pass(run, &fill);
 }
 
 /*
- * Rows that need a value; *unresolved: those that the source has none for.  A
+ * Rows that are to be changed; *unresolved: those that the source has none for.  A
  * leaf is read with one snapshot, so that no row can be moved from what is to
  * be read to what has been: the one scan that has to be long.
  */
@@ -250,7 +359,8 @@ static bool
 sweep_once(JobRun *run, BackfillRun *b)
 {
 	Pass		sweep = {.what = STATEMENT_FILL,.phase = "sweeping for residue",
-	.source = b->source,.rows = &range_cursor,.count_rows = true};
+		.source = b->source,.rows = &range_cursor,.count_rows = true,
+	.triggers_off = b->options.triggers_off};
 
 	run_pass(run, &sweep);
 	b->sweeps++;
@@ -312,45 +422,23 @@ static void
 examples_body(JobRun *run, void *arg)
 {
 	BackfillRun *b = arg;
+	int			left = MOST_EXAMPLES;
 	Identity	saved;
 	ListCell   *lc;
+	ListCell   *k;
 
 	run_enter_owner(run, &saved);
 	foreach(lc, target_leaves(run->relid))
 	{
-		List	   *keys = source_examples(b->source, lfirst_oid(lc), false,
-											 MOST_EXAMPLES);
-		ListCell   *k;
+		List	   *keys = left == 0 ? NIL
+			: source_examples(b->source, lfirst_oid(lc), false, left);
 
 		foreach(k, keys)
-		{
-			if (list_length(b->examples) >= MOST_EXAMPLES)
-				break;
-			job_add_error(run->job->id, sql_relation(lfirst_oid(lc)),
-						  DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(lfirst(k)))), "23502",
-						  "no tenant to take from the source");
-			if (list_length(b->examples) < 5)
-			{
-				MemoryContext context = MemoryContextSwitchTo(run->context);
-
-				b->examples = lappend(b->examples, pstrdup(lfirst(k)));
-				MemoryContextSwitchTo(context);
-			}
-		}
+			list_row(run, b, lfirst_oid(lc), lfirst(k), "23502",
+					 "no tenant to take from the source");
+		left -= list_length(keys);
 	}
 	identity_leave(&saved);
-}
-
-static char *
-join_texts(List *texts)
-{
-	StringInfoData buf;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	foreach(lc, texts)
-		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "", (char *) lfirst(lc));
-	return buf.data;
 }
 
 /*
@@ -362,6 +450,7 @@ assign_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 {
 	Pass		assign = {.what = STATEMENT_ASSIGN,.phase = "assigning orphans",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
+		.triggers_off = b->options.triggers_off,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 	int64		assigned = 0;
@@ -421,6 +510,7 @@ backfill_run(JobRun *run)
 
 	run_or_error(run, resolve_body, &b);
 	count_rows(run, &b);
+	handle_conflicts(run, &b);
 	STOP_POINT("backfill-counted");
 	write_fill_step(run, &b, "running");
 	cover_new_rows(run, &b);

@@ -26,6 +26,7 @@ typedef struct Pass
 	bool		count_rows;		/* its updates count as progress */
 	bool		measured;		/* its speed is the speed of the job */
 	bool		limited;		/* its batches have a time limit */
+	bool		triggers_off;	/* its updates fire none of the table's */
 	RowSetSize	sets;
 
 	/* the batch at hand */
@@ -45,7 +46,7 @@ typedef struct Pass
 
 	/* sums */
 	int64		updated;
-	int64		counted[3];
+	int64		counted[4];
 	bool		passed_over;
 } Pass;
 

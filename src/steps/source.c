@@ -11,33 +11,15 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "access/genam.h"
 #include "access/sysattr.h"
-#include "catalog/heap.h"
-#include "catalog/indexing.h"
+#include "access/table.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_constraint.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/analyze.h"
 #include "parser/parser.h"
-#include "parser/parsetree.h"
-#include "tcop/tcopprot.h"
-#include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "engine/compat.h"
@@ -233,11 +215,144 @@ has_no_value(const Source *source)
 					has_value(source));
 }
 
+/* "the row has a value, and the source another"; for via, within the join */
+static char *
+differs(const Source *source)
+{
+	return psprintf("NOT (%s) AND %s AND NOT (%s)", needs_value(source),
+					has_value(source), equals_stored(source));
+}
+
+/* The same, as text of a condition */
+static char *
+has_conflict(const Source *source)
+{
+	if (source->kind == SOURCE_VIA)
+		return psprintf("EXISTS (SELECT FROM %s WHERE %s AND %s)",
+						parent_from(source), parent_join(source),
+						differs(source));
+	return psprintf("(%s)", differs(source));
+}
+
+/* "the row is to be given a value, if the source has one" */
+static char *
+wants_value(const Source *source)
+{
+	if (source->on_conflict != CONFLICT_OVERWRITE)
+		return needs_value(source);
+	return psprintf("(%s OR %s)", needs_value(source), has_conflict(source));
+}
+
+/* The same for a row of which is known that the source has a value; for via,
+ * within the join */
+static char *
+takes_value(const Source *source)
+{
+	if (source->on_conflict != CONFLICT_OVERWRITE)
+		return needs_value(source);
+	return psprintf("(%s OR NOT (%s))", needs_value(source),
+					equals_stored(source));
+}
+
+/* --- a tree in one table --------------------------------------------- */
+
+/*
+ * Where a row takes its value from another one of the same table, joining each
+ * with its parent would fill one level of the tree at a time, and a chain of
+ * ten thousand in as many passes.  So from the rows of the batch we climb as
+ * long as the row above needs a value too, each row once however many are
+ * below it.  All of them get the value above the topmost that they come to:
+ * a batch fills all rows that it has come by, and a pass the whole table,
+ * whatever the order of the rows in it.
+ *
+ * LATERAL and LIMIT make each step a lookup in the index of the key, and
+ * tree_tops() follows the steps in memory, as no estimate of the size of a
+ * recursion is worth anything.
+ */
+#define CLIMB "tenantmig_climb"
+#define GIVEN "tenantmig_given"
+#define ROW_TID "tenantmig_tid"
+
+/* Whether the statements for a leaf climb.  Not where rows of the leaf and
+ * those that they refer to are in different tables for certain. */
+static bool
+climbs(const Source *source, Oid leaf)
+{
+	return source->kind == SOURCE_VIA && source->parent == source->relid &&
+		(leaf == source->relid ||
+		 get_rel_relkind(source->relid) == RELKIND_PARTITIONED_TABLE);
+}
+
+/* The row above, if it needs a value; from and where find the row below it */
+static char *
+step_up(const Source *source, Oid leaf, const char *from, const char *where)
+{
+	return psprintf("LEFT JOIN LATERAL (SELECT " PARENT_ALIAS ".ctid AS up "
+					"FROM %sONLY %s AS " PARENT_ALIAS " WHERE %s%s AND %s "
+					"LIMIT 1) link ON true",
+					from, sql_relation(leaf), where, parent_join(source),
+					is_unset(source, psprintf(PARENT_ALIAS ".%s",
+											  quote_identifier(source->column))));
+}
+
+/*
+ * WITH tenantmig_given (tid of a row, the value for it), starting from the
+ * rows of the leaf for which a condition holds.
+ */
+static char *
+with_tree(const Source *source, Oid leaf, const char *start)
+{
+	const char *column = quote_identifier(source->column);
+	char	   *row = leaf_from(source, leaf);
+	char	   *has_tid = psprintf("%s.ctid OPERATOR(pg_catalog.=)", alias(source));
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "WITH RECURSIVE " CLIMB " (tid, up) AS ("
+					 "SELECT %s.ctid, link.up FROM %s %s WHERE %s UNION ",
+					 alias(source), row, step_up(source, leaf, "", ""), start);
+	appendStringInfo(&buf, "SELECT " CLIMB ".up, link.up FROM " CLIMB " %s ",
+					 step_up(source, leaf, psprintf("%s, ", row),
+							 psprintf("%s " CLIMB ".up AND ", has_tid)));
+	appendStringInfo(&buf, "WHERE " CLIMB ".up IS NOT NULL), "
+					 GIVEN " (" ROW_TID ", %s) AS MATERIALIZED ("
+					 "SELECT tops.tid, link.%s FROM (SELECT pg_catalog.array_agg(tid) AS tids, "
+					 "pg_catalog.array_agg(up) AS ups FROM " CLIMB ") climbed, "
+					 "LATERAL tenantmig.tree_tops(climbed.tids, climbed.ups) tops, ",
+					 column, column);
+	appendStringInfo(&buf, "LATERAL (SELECT " PARENT_ALIAS ".%s FROM %s, %s "
+					 "WHERE %s tops.top AND %s AND %s LIMIT 1) link) ",
+					 column, row, parent_from(source), has_tid,
+					 parent_join(source), has_value(source));
+	return buf.data;
+}
+
+static char *
+fill_tree_statement(const Source *source, Oid leaf, bool unlocked)
+{
+	char	   *rows = "SELECT " ROW_TID " FROM " GIVEN;
+
+	if (unlocked)
+		rows = psprintf("SELECT %s.ctid FROM %s "
+						"WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(%s)) AND %s "
+						"FOR NO KEY UPDATE SKIP LOCKED",
+						alias(source), leaf_from(source, leaf), alias(source),
+						rows, wants_value(source));
+	return psprintf("%sUPDATE %s SET %s = %s FROM " GIVEN " AS " PARENT_ALIAS " "
+					"WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(%s)) AND "
+					PARENT_ALIAS "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid AND %s",
+					with_tree(source, leaf, psprintf("%s AND %s", between_tids(source),
+													 wants_value(source))),
+					leaf_from(source, leaf), quote_identifier(source->column),
+					new_value(source), alias(source), rows, alias(source),
+					takes_value(source));
+}
+
 /* --- statements ------------------------------------------------------ */
 
 /*
  * Give the rows of a leaf for which a condition holds a value; unlocked: only
- * those that nobody has locked.
+ * those that nobody has locked.  More conditions may be added.
  */
 static void
 begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
@@ -256,7 +371,6 @@ begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
 						 between_tids(source), condition);
 	else
 		appendStringInfo(buf, " WHERE %s", between_tids(source));
-	appendStringInfo(buf, " AND %s", condition);
 }
 
 static char *
@@ -264,10 +378,12 @@ fill_statement(const Source *source, Oid leaf, bool unlocked)
 {
 	StringInfoData buf;
 
+	if (climbs(source, leaf))
+		return fill_tree_statement(source, leaf, unlocked);
 	begin_update(&buf, source, leaf, new_value(source),
 				 source->kind == SOURCE_VIA ? parent_from(source) : NULL,
-				 needs_value(source), unlocked);
-	appendStringInfo(&buf, " AND %s", has_value(source));
+				 wants_value(source), unlocked);
+	appendStringInfo(&buf, " AND %s AND %s", takes_value(source), has_value(source));
 	if (source->kind == SOURCE_VIA)
 		appendStringInfo(&buf, " AND %s", parent_join(source));
 	return buf.data;
@@ -279,10 +395,12 @@ assign_statement(const Source *source, Oid leaf, const char *orphan_value,
 				 bool unlocked)
 {
 	StringInfoData buf;
+	char	   *condition = psprintf("%s AND %s", needs_value(source),
+									 has_no_value(source));
 
 	begin_update(&buf, source, leaf, typed_literal(source, orphan_value), NULL,
-				 psprintf("%s AND %s", needs_value(source), has_no_value(source)),
-				 unlocked);
+				 condition, unlocked);
+	appendStringInfo(&buf, " AND %s", condition);
 	return buf.data;
 }
 
@@ -291,13 +409,13 @@ unfill_statement(const Source *source, Oid leaf, const char *orphan_value,
 				 bool unlocked)
 {
 	StringInfoData buf;
+	char	   *condition = psprintf("NOT (%s) AND %s", needs_value(source),
+									 has_given_value(source, orphan_value));
 
 	begin_update(&buf, source, leaf,
 				 source->unset ? typed_literal(source, source->unset) : "NULL",
-				 NULL,
-				 psprintf("NOT (%s) AND %s", needs_value(source),
-						  has_given_value(source, orphan_value)),
-				 unlocked);
+				 NULL, condition, unlocked);
+	appendStringInfo(&buf, " AND %s", condition);
 	return buf.data;
 }
 
@@ -310,11 +428,13 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 		case STATEMENT_COUNT:
 			return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
 							"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
-							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s) "
+							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s), "
+							"pg_catalog.count(*) FILTER (WHERE %s) "
 							"FROM %s WHERE %s",
 							needs_value(source), needs_value(source),
 							needs_value(source),
 							has_given_value(source, orphan_value),
+							has_conflict(source),
 							leaf_from(source, leaf), between_tids(source));
 		case STATEMENT_FILL:
 			return fill_statement(source, leaf, false);
@@ -326,10 +446,11 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 			return assign_statement(source, leaf, orphan_value, true);
 		case STATEMENT_RESIDUE:
 			return psprintf("SELECT pg_catalog.count(*), "
-							"pg_catalog.count(*) FILTER (WHERE %s) "
+							"pg_catalog.count(*) FILTER (WHERE %s AND %s) "
 							"FROM %s WHERE %s AND %s",
-							has_no_value(source), leaf_from(source, leaf),
-							between_tids(source), needs_value(source));
+							needs_value(source), has_no_value(source),
+							leaf_from(source, leaf), between_tids(source),
+							wants_value(source));
 		case STATEMENT_UNFILL:
 			return unfill_statement(source, leaf, orphan_value, false);
 		case STATEMENT_UNFILL_UNLOCKED:
@@ -362,17 +483,41 @@ key_expression(const Source *source, Oid leaf)
 	return psprintf("pg_catalog.jsonb_build_object(%s)", buf.data);
 }
 
+/*
+ * A leaf, and "the source has no value for the row, nor will it have one when
+ * the rows above it are filled"; both behind *with.
+ */
+static char *
+resolved_from(const Source *source, Oid leaf, const char **with,
+			  char **unresolved)
+{
+	if (!climbs(source, leaf))
+	{
+		*with = "";
+		*unresolved = has_no_value(source);
+		return leaf_from(source, leaf);
+	}
+	*with = with_tree(source, leaf, needs_value(source));
+	*unresolved = GIVEN "." ROW_TID " IS NULL";
+	return psprintf("%s LEFT JOIN " GIVEN " "
+					"ON " GIVEN "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid",
+					leaf_from(source, leaf), alias(source));
+}
+
 List *
 source_examples(const Source *source, Oid leaf, bool unresolved, int limit)
 {
 	MemoryContext context = CurrentMemoryContext;
 	List	   *keys = NIL;
+	const char *with = "";
+	char	   *condition = "true";
+	char	   *from = unresolved ? resolved_from(source, leaf, &with, &condition)
+		: leaf_from(source, leaf);
 
 	SPI_connect();
-	SPI_execute(psprintf("SELECT %s FROM %s WHERE %s%s%s LIMIT %d",
-						 key_expression(source, leaf), leaf_from(source, leaf),
-						 needs_value(source), unresolved ? " AND " : "",
-						 unresolved ? has_no_value(source) : "", limit),
+	SPI_execute(psprintf("%sSELECT %s FROM %s WHERE %s AND %s LIMIT %d",
+						 with, key_expression(source, leaf), from,
+						 needs_value(source), condition, limit),
 				true, 0);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -381,15 +526,50 @@ source_examples(const Source *source, Oid leaf, bool unresolved, int limit)
 	return keys;
 }
 
+List *
+source_conflicts(const Source *source, Oid leaf, int limit)
+{
+	MemoryContext context = CurrentMemoryContext;
+	bool		via = source->kind == SOURCE_VIA;
+	List	   *conflicts = NIL;
+
+	SPI_connect();
+	SPI_execute(psprintf("SELECT %s, CAST(%s AS pg_catalog.text), "
+						 "CAST(%s AS pg_catalog.text) FROM %s%s%s WHERE %s%s%s LIMIT %d",
+						 key_expression(source, leaf),
+						 own_column(source, source->column), stored_value(source),
+						 leaf_from(source, leaf),
+						 via ? ", " : "", via ? parent_from(source) : "",
+						 differs(source),
+						 via ? " AND " : "", via ? parent_join(source) : "", limit),
+				true, 0);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Conflict   *conflict = palloc(sizeof(Conflict));
+
+		conflict->key = query_get_text(i, 1);
+		conflict->has = query_get_text(i, 2);
+		conflict->gives = query_get_text(i, 3);
+		conflicts = lappend(conflicts, conflict);
+	}
+	SPI_finish();
+	return conflicts;
+}
+
 char *
 source_plan_query(const Source *source, Oid leaf)
 {
-	return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
+	const char *with;
+	char	   *unresolved;
+	char	   *from = resolved_from(source, leaf, &with, &unresolved);
+
+	return psprintf("%sSELECT pg_catalog.count(*) FILTER (WHERE %s), "
 					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
-					"pg_catalog.count(*) FILTER (WHERE %s AND %s) FROM %s",
-					needs_value(source), needs_value(source),
-					needs_value(source), has_no_value(source),
-					leaf_from(source, leaf));
+					"pg_catalog.count(*) FILTER (WHERE %s AND %s), "
+					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s",
+					with, needs_value(source), needs_value(source),
+					needs_value(source), unresolved, has_conflict(source), from);
 }
 
 Jsonb *
@@ -402,6 +582,9 @@ source_arguments(const Source *source)
 	json_put_text(arguments, "expression", source->expression);
 	json_put_text(arguments, "via", source->via);
 	json_put_text(arguments, "unset", source->unset);
+	if (source->on_conflict != CONFLICT_LEAVE)
+		json_put_text(arguments, "on_conflict",
+					  source_conflict_name(source->on_conflict));
 	if (source->kind == SOURCE_VIA)
 		json_put_text(arguments, "parent", sql_relation(source->parent));
 	return json_end(arguments);

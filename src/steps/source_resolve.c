@@ -364,6 +364,32 @@ check_via(Source *source)
 	check_may_read(fk->parent);
 }
 
+static const char *const conflict_names[] = {
+	[CONFLICT_LEAVE] = "leave",
+	[CONFLICT_FAIL] = "fail",
+	[CONFLICT_OVERWRITE] = "overwrite",
+};
+
+const char *
+source_conflict_name(ConflictChoice choice)
+{
+	return conflict_names[choice];
+}
+
+static ConflictChoice
+read_on_conflict(const char *text)
+{
+	if (text == NULL)
+		return CONFLICT_LEAVE;
+	for (int i = 0; i < lengthof(conflict_names); i++)
+		if (strcmp(text, conflict_names[i]) == 0)
+			return (ConflictChoice) i;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"on_conflict\" cannot be %s", sql_printable(text)),
+			 errhint("Use one of: leave, fail, overwrite.")));
+}
+
 Source *
 source_resolve(Jsonb *arguments, Oid relid)
 {
@@ -375,6 +401,7 @@ source_resolve(Jsonb *arguments, Oid relid)
 	source->value = json_text(arguments, "value");
 	source->expression = json_text(arguments, "expression");
 	source->via = json_text(arguments, "via");
+	source->on_conflict = read_on_conflict(json_text(arguments, "on_conflict"));
 	target_check_column(relid, source->column, &source->target);
 	if (sql_equality(source->target.type) == NULL)
 		ereport(ERROR,
