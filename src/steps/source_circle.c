@@ -32,7 +32,7 @@ find_way(Oid from, Oid to, const char *column, int64 but)
 			   "AND (state IN ('queued', 'running', 'paused') "
 			   " OR state = 'succeeded' AND EXISTS (SELECT FROM pg_trigger t "
 			   "  WHERE t.tgrelid = relid AND t.tgname ~ format('^zz_tenantmig_%s_', id)))), "
-			   "way (relid, passed, text) AS (SELECT $1, ARRAY[$1], '' UNION ALL "
+			   "way (relid, passed, text) AS (SELECT $1, ARRAY[$1], '' COLLATE \"C\" UNION ALL "
 			   "SELECT step.parent, passed || step.parent, "
 			   "text || format(', which takes it from %I.%I (%I)', n.nspname, c.relname, step.via) "
 			   "FROM way JOIN step ON step.relid = way.relid AND way.relid <> $2 "
