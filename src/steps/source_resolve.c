@@ -243,6 +243,29 @@ list_has_name(List *names, const char *name)
 	return false;
 }
 
+/*
+ * A foreign key to a partitioned table is there once more for each of its
+ * partitions; only the one to the whole is meant.
+ */
+static bool
+is_to_partition(Form_pg_constraint form)
+{
+	Oid			whole = form->confrelid;
+	Oid			above = form->conparentid;
+
+	while (OidIsValid(above))
+	{
+		HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(above));
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for constraint %u", above);
+		whole = ((Form_pg_constraint) GETSTRUCT(tuple))->confrelid;
+		above = ((Form_pg_constraint) GETSTRUCT(tuple))->conparentid;
+		ReleaseSysCache(tuple);
+	}
+	return whole != form->confrelid;
+}
+
 /* The foreign keys of one relation that "via" may mean */
 static List *
 foreign_keys_of(Oid relid, const char *via)
@@ -263,7 +286,7 @@ foreign_keys_of(Oid relid, const char *via)
 		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
 		ForeignKey *fk;
 
-		if (form->contype != CONSTRAINT_FOREIGN)
+		if (form->contype != CONSTRAINT_FOREIGN || is_to_partition(form))
 			continue;
 		fk = read_foreign_key(relid, tuple);
 		if (strcmp(fk->name, via) == 0)
