@@ -327,6 +327,60 @@ with_tree(const Source *source, Oid leaf, const char *start)
 	return buf.data;
 }
 
+/* The rows of a leaf, each with the value from above, if there is one */
+static char *
+leaf_with_given(const Source *source, Oid leaf)
+{
+	return psprintf("%s LEFT JOIN " GIVEN " AS " PARENT_ALIAS
+					" ON " PARENT_ALIAS "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid",
+					leaf_from(source, leaf), alias(source));
+}
+
+/* As for all others, where "the value of the source" is the one from above,
+ * over rows that have none yet, or none any more */
+static char *
+count_tree_statement(const Source *source, Oid leaf, const char *orphan_value)
+{
+	char	   *same = equals_stored(source);
+
+	if (orphan_value)
+		same = psprintf("(%s OR %s %s %s)", same, own_column(source, source->column),
+						sql_equality(source->target.type),
+						typed_literal(source, orphan_value));
+	return psprintf("%sSELECT pg_catalog.count(*) FILTER (WHERE %s), "
+					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
+					"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s), "
+					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s WHERE %s",
+					with_tree(source, leaf, between_tids(source)),
+					needs_value(source), needs_value(source),
+					needs_value(source), same, differs(source),
+					leaf_with_given(source, leaf), between_tids(source));
+}
+
+static char *
+unfill_tree_statement(const Source *source, Oid leaf, const char *orphan_value,
+					  bool unlocked)
+{
+	char	   *same = equals_stored(source);
+
+	if (orphan_value)
+		same = psprintf("(%s OR %s %s %s)", same, own_column(source, source->column),
+						sql_equality(source->target.type),
+						typed_literal(source, orphan_value));
+	return psprintf("%sUPDATE %s SET %s = %s WHERE %s.ctid OPERATOR(pg_catalog.=) "
+					"ANY (ARRAY(SELECT %s.ctid FROM %s WHERE %s AND %s%s)) AND NOT (%s)",
+					with_tree(source, leaf, psprintf("%s AND NOT (%s)",
+													 between_tids(source),
+													 needs_value(source))),
+					leaf_from(source, leaf), quote_identifier(source->column),
+					source->unset ? typed_literal(source, source->unset) : "NULL",
+					alias(source), alias(source), leaf_with_given(source, leaf),
+					between_tids(source), same,
+					unlocked ? psprintf(" FOR NO KEY UPDATE OF %s SKIP LOCKED",
+										alias(source)) : "",
+					needs_value(source));
+}
+
 static char *
 fill_tree_statement(const Source *source, Oid leaf, bool unlocked)
 {
@@ -412,6 +466,8 @@ unfill_statement(const Source *source, Oid leaf, const char *orphan_value,
 	char	   *condition = psprintf("NOT (%s) AND %s", needs_value(source),
 									 has_given_value(source, orphan_value));
 
+	if (climbs(source, leaf))
+		return unfill_tree_statement(source, leaf, orphan_value, unlocked);
 	begin_update(&buf, source, leaf,
 				 source->unset ? typed_literal(source, source->unset) : "NULL",
 				 NULL, condition, unlocked);
@@ -426,6 +482,8 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 	switch (what)
 	{
 		case STATEMENT_COUNT:
+			if (climbs(source, leaf))
+				return count_tree_statement(source, leaf, orphan_value);
 			return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
 							"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
 							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s), "
@@ -498,10 +556,8 @@ resolved_from(const Source *source, Oid leaf, const char **with,
 		return leaf_from(source, leaf);
 	}
 	*with = with_tree(source, leaf, needs_value(source));
-	*unresolved = GIVEN "." ROW_TID " IS NULL";
-	return psprintf("%s LEFT JOIN " GIVEN " "
-					"ON " GIVEN "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid",
-					leaf_from(source, leaf), alias(source));
+	*unresolved = PARENT_ALIAS "." ROW_TID " IS NULL";
+	return leaf_with_given(source, leaf);
 }
 
 List *
