@@ -550,12 +550,12 @@ job_unmet_dependency(int64 id, bool *failed)
 	" SELECT FROM first WHERE first.id = r.id) "
 
 static uint64
-run_on_feeders(const char *sql, int64 reader, int64 feeder)
+run_on_feeders(const char *sql, bool latest, int64 reader, int64 feeder)
 {
 	OwnQuery	query;
 
 	query_init(&query, sql);
-	query.latest = true;
+	query.latest = latest;
 	query_int8(&query, reader);
 	query_int8(&query, feeder);
 	query_int8(&query, identity_home());
@@ -569,14 +569,14 @@ run_on_feeders(const char *sql, int64 reader, int64 feeder)
 void
 job_add_feeders(int64 reader, int64 feeder)
 {
-	if (run_on_feeders("SELECT " FEEDERS "LIMIT 1", reader, feeder) == 0)
+	if (run_on_feeders("SELECT " FEEDERS "LIMIT 1", true, reader, feeder) == 0)
 		return;
 	lock_recording(InvalidOid);
 	(void) run_on_feeders("UPDATE tenantmig.job c SET depends = c.depends || p.ids "
 						  "FROM (SELECT r.id, array_agg(f.id ORDER BY f.id) AS ids "
 						  FEEDERS "GROUP BY r.id) p "
 						  "WHERE c.id = p.id AND c.state = 'queued'",
-						  reader, feeder);
+						  false, reader, feeder);
 }
 
 /* The row is locked as the claim locks it, so that nobody claims it between */
