@@ -78,6 +78,7 @@ CREATE TABLE tenantmig.job (
     undone_by bigint,
     reads oid[] NOT NULL DEFAULT '{}',
     depends bigint[] NOT NULL DEFAULT '{}',
+    feeds boolean NOT NULL DEFAULT false,
     plan jsonb,
     summary jsonb NOT NULL DEFAULT '{}',
     caller oid NOT NULL,
@@ -104,7 +105,8 @@ COMMENT ON COLUMN tenantmig.job.relid IS 'The table, in the database that the jo
 COMMENT ON COLUMN tenantmig.job.request IS 'What pause() or cancel() asked of a running job';
 COMMENT ON COLUMN tenantmig.job.target IS 'The job that an undo works on';
 COMMENT ON COLUMN tenantmig.job.reads IS 'Other tables that the job looks at; as relid, in the database that it was recorded in';
-COMMENT ON COLUMN tenantmig.job.depends IS 'Earlier jobs on the same or a referenced table that must succeed first';
+COMMENT ON COLUMN tenantmig.job.feeds IS 'Whether jobs that read its table wait for it, also those recorded before it';
+COMMENT ON COLUMN tenantmig.job.depends IS 'Jobs on the same or a referenced table that must succeed first';
 COMMENT ON COLUMN tenantmig.job.summary IS 'What was counted and found, for the report';
 COMMENT ON COLUMN tenantmig.job.caller IS 'The role that recorded the job';
 COMMENT ON COLUMN tenantmig.job.owner IS 'The owner of the table, as which the job runs';

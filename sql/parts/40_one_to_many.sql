@@ -48,3 +48,9 @@ CREATE FUNCTION tenantmig.fill_tenant() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_fill_tenant';
 COMMENT ON FUNCTION tenantmig.fill_tenant() IS
 'Trigger that gives new rows their tenant while a backfill runs, and after it if keep_trigger says so';
+
+CREATE FUNCTION tenantmig.tree_tops(tids tid[], ups tid[])
+RETURNS TABLE (tid tid, top tid)
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 10000 AS 'MODULE_PATHNAME', 'tenantmig_tree_tops';
+COMMENT ON FUNCTION tenantmig.tree_tops(tid[], tid[]) IS
+'For rows that each have one above them, or none: the topmost of each; for the backfill of a tree';

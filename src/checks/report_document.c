@@ -83,7 +83,7 @@ put_facts(Document *document, Jsonb *recorded)
 	static const char *const elsewhere[] = {
 		"rows_total", "rows_already_set", "rows_changed", "rows_assigned",
 		"residue", "residue_reason", "orphans", "warnings",
-		"unresolved_examples",
+		"unresolved_examples", "conflict_examples",
 	};
 	ListCell   *lc;
 
@@ -208,6 +208,8 @@ put_plan(Document *document, const ReportJob *job)
 	put_facts(document, job->plan);
 	document_texts(document, "unresolved_examples",
 				   json_list(job->plan, "unresolved_examples"));
+	document_texts(document, "conflict_examples",
+				   json_list(job->plan, "conflict_examples"));
 	document_array(document, "statements");
 	foreach(lc, document_items(job->facts, "steps"))
 	{

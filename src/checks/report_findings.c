@@ -29,6 +29,11 @@ warn_about_rows(List *warnings, const ReportJob *job)
 	int64		assigned = json_int(job->summary, "rows_assigned", 0);
 	int64		residue = json_int(job->summary, "residue", -1);
 	char	   *reason = json_text(job->summary, "residue_reason");
+	int64		conflicting = json_int(job->summary, "rows_conflicting", 0);
+	char	   *on_conflict = json_text(job->summary, "on_conflict");
+
+	if (on_conflict == NULL)
+		on_conflict = "leave";
 
 	if (!report_has_status(job, "completed") && !report_has_status(job, "failed"))
 		residue = -1;			/* of an earlier attempt */
@@ -38,6 +43,13 @@ warn_about_rows(List *warnings, const ReportJob *job)
 		warnings = lappend(warnings,
 						   psprintf("%s had no value to take from the source and got orphan_value.",
 									rows_text(assigned)));
+	if (!report_has_status(job, "planned") && conflicting > 0)
+		warnings = lappend(warnings,
+						   psprintf("%s had another value than the source gives%s.",
+									rows_text(conflicting),
+									strcmp(on_conflict, "leave") == 0 ? " and kept it"
+									: strcmp(on_conflict, "overwrite") == 0
+									? ", which is lost; there is no undo" : ""));
 	if (residue > 0)
 		warnings = lappend(warnings,
 						   psprintf("Still without a value: %s%s%s.",

@@ -106,7 +106,8 @@ static const char *const read_sql =
 
 	"LEFT JOIN LATERAL (SELECT "
 	"   (SELECT count(DISTINCT (x.relation, x.key)) FROM tenantmig.job_error x "
-	"    WHERE x.job = j.id AND x.key IS NOT NULL) AS rows_failed, "
+	/* 23000: a row that has another value than the source; nothing failed */
+	"    WHERE x.job = j.id AND x.key IS NOT NULL AND x.sqlstate <> '23000') AS rows_failed, "
 	"   max(g.groups) AS groups, "
 	"   jsonb_agg(jsonb_build_object('sqlstate', g.sqlstate, 'message', g.message, "
 	"    'relation', g.relation, 'count', g.count, 'examples', COALESCE(k.keys, '[]')) "

@@ -264,6 +264,10 @@ put_plan(Sheet *sheet, Jsonb *document)
 	foreach(lc, examples)
 		put_fact(sheet, lc == list_head(examples) ? "Unresolved keys" : "",
 				 sql_printable(lfirst(lc)));
+	examples = json_list(plan, "conflict_examples");
+	foreach(lc, examples)
+		put_fact(sheet, lc == list_head(examples) ? "Conflicts" : "",
+				 sql_printable(lfirst(lc)));
 	foreach(lc, document_items(plan, "statements"))
 	{
 		Jsonb	   *step = lfirst(lc);

@@ -84,6 +84,15 @@
 #define INDEX_ATTR_BITMAP_HOT INDEX_ATTR_BITMAP_ALL
 #endif
 
+/* 18 gave index_beginscan a place for the counters of EXPLAIN */
+#if PG_VERSION_NUM >= 180000
+#define index_scan_begin(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0)
+#else
+#define index_scan_begin(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), (nkeys), 0)
+#endif
+
 /* 18 can name the module and its version in pg_get_loaded_modules() */
 #if PG_VERSION_NUM >= 180000
 #define MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tenantmig", .version = "1.0")

@@ -481,6 +481,47 @@ job_unmet_dependency(int64 id, bool *failed)
 	return other;
 }
 
+#define FEEDERS \
+	"FROM tenantmig.job r JOIN tenantmig.job f " \
+	"ON f.relid = ANY (r.reads) AND f.home = r.home AND f.id <> r.id " \
+	"WHERE r.state = 'queued' AND r.home = $3 " \
+	"AND ($1 = 0 OR r.id = $1) AND ($2 = 0 OR f.id = $2) " \
+	"AND f.feeds AND f.state IN ('queued', 'running', 'paused') " \
+	"AND NOT f.id = ANY (r.depends) " \
+	"AND NOT EXISTS (WITH RECURSIVE first (id) AS (SELECT f.id UNION " \
+	" SELECT unnest(j.depends) FROM first JOIN tenantmig.job j USING (id)) " \
+	" SELECT FROM first WHERE first.id = r.id) "
+
+static uint64
+run_on_feeders(const char *sql, bool latest, int64 reader, int64 feeder)
+{
+	OwnQuery	query;
+
+	query_init(&query, sql);
+	query.latest = latest;
+	query_int8(&query, reader);
+	query_int8(&query, feeder);
+	query_int8(&query, identity_home());
+	return query_once(&query);
+}
+
+/*
+ * Under a lock, since two that add to the graph at the same time could make
+ * their jobs wait for each other; not taken where there is nothing to add.
+ */
+void
+job_add_feeders(int64 reader, int64 feeder)
+{
+	if (run_on_feeders("SELECT " FEEDERS "LIMIT 1", true, reader, feeder) == 0)
+		return;
+	lock_recording(InvalidOid);
+	(void) run_on_feeders("UPDATE tenantmig.job c SET depends = c.depends || p.ids "
+						  "FROM (SELECT r.id, array_agg(f.id ORDER BY f.id) AS ids "
+						  FEEDERS "GROUP BY r.id) p "
+						  "WHERE c.id = p.id AND c.state = 'queued'",
+						  false, reader, feeder);
+}
+
 /* The row is locked as the claim locks it, so that nobody claims it between */
 void
 job_requeue_interrupted(void)

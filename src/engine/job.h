@@ -48,6 +48,7 @@ typedef struct JobRequest
 	Jsonb	   *arguments;
 	Jsonb	   *options;
 	List	   *reads;			/* OIDs of other tables the job looks at */
+	bool		feeds;			/* it makes values that others read */
 	int64		target;			/* for undo */
 	bool		dry_run;
 	const char *describe;		/* "backfill of public.orders", for the NOTICE */
@@ -131,6 +132,13 @@ extern void job_forget_row_errors(int64 id);
 /* An earlier job that this one needs: 0 when all are done.  failed: it ended
  * without success. */
 extern int64 job_unmet_dependency(int64 id, bool *failed);
+
+/*
+ * Jobs that feed a table are done before jobs that read it, whichever was
+ * recorded first: make a queued reader (0: all) depend on the open feeders
+ * (0: all) that it does not know of yet, unless they wait for it themselves.
+ */
+extern void job_add_feeders(int64 reader, int64 feeder);
 
 /* Queued jobs that could run now, oldest first, as a List of int64 pointers */
 extern List *job_ready_list(int most);

@@ -573,6 +573,7 @@ tenantmig_run(PG_FUNCTION_ARGS)
 
 	if (!is(state, "queued") && !(is(state, "paused") && job->at_home))
 		wrong_state(job, state, "run");
+	job_add_feeders(id, 0);
 	other = job_unmet_dependency(id, &failed);
 	if (other != 0 && !failed)
 		ereport(ERROR,

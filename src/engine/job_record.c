@@ -63,8 +63,8 @@ insert_job(const JobRequest *request, const char *state)
 	query_init(&query,
 			   "INSERT INTO tenantmig.job (kind, schema_name, relation_name, "
 			   "arguments, options, state, target, caller, owner, owner_name, "
-			   "search_path, home, relid, reads, queued_at, depends) "
-			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, "
+			   "search_path, home, relid, reads, feeds, queued_at, depends) "
+			   "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, $16, "
 			   "CASE WHEN $6 = 'queued' THEN clock_timestamp() END, "
 			   "COALESCE((SELECT array_agg(d.id ORDER BY d.id) "
 			   " FROM tenantmig.job d WHERE d.home = $12 "
@@ -88,11 +88,14 @@ insert_job(const JobRequest *request, const char *state)
 	query_datum(&query, OIDARRAYOID, oid_array(touches), false);
 	query_oid(&query, request->relid);
 	query_datum(&query, OIDARRAYOID, oid_array(request->reads), false);
+	query_bool(&query, request->feeds);
 
 	SPI_connect();
 	query_run(&query);
 	id = query_get_int8(0, 1, 0);
 	SPI_finish();
+	if (request->feeds && strcmp(state, "queued") == 0)
+		job_add_feeders(0, id);
 	return id;
 }
 

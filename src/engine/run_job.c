@@ -98,6 +98,7 @@ claim_body(JobRun *run, void *arg)
 		a->outcome = RUN_NOT_CLAIMED;
 		return;
 	}
+	job_add_feeders(a->id, 0);
 	if (!run->cancelling && job_unmet_dependency(a->id, &failed) != 0 && !failed)
 	{
 		a->outcome = RUN_NOT_READY;

@@ -32,6 +32,7 @@
 #include "steps/metadata.h"
 #include "steps/rows.h"
 #include "steps/target.h"
+#include "steps/triggers_off.h"
 
 PG_FUNCTION_INFO_V1(tenantmig_backfill);
 
@@ -53,8 +54,6 @@ static const struct
 	const char *value;
 }			fixed_options[] = {
 	{"workers", "1"},
-	{"on_conflict", "leave"},
-	{"triggers", "on"},
 };
 
 static bool
@@ -81,21 +80,27 @@ is_fixed_option(Jsonb *options, const char *key)
 }
 
 static void
-check_keys(Jsonb *options)
+check_is_object(Jsonb *options)
 {
-	ListCell   *lc;
-
 	if (!JB_ROOT_IS_OBJECT(options))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options must be a JSON object")));
+}
+
+static void
+check_keys(Jsonb *options)
+{
+	ListCell   *lc;
+
 	foreach(lc, json_keys(options))
 	{
 		const char *key = lfirst(lc);
 
 		if (throttle_is_option(key) || is_fixed_option(options, key) ||
 			strcmp(key, "method") == 0 || strcmp(key, "max_errors") == 0 ||
-			 strcmp(key, "on_orphan") == 0 || strcmp(key, "orphan_value") == 0 ||
+			strcmp(key, "on_orphan") == 0 || strcmp(key, "orphan_value") == 0 ||
+			strcmp(key, "on_conflict") == 0 || strcmp(key, "triggers") == 0 ||
 			strcmp(key, "keep_trigger") == 0)
 			continue;
 		ereport(ERROR,
@@ -193,6 +198,13 @@ backfill_read_options(Jsonb *options, const Source *source,
 	if ((text = json_text(options, "keep_trigger")) != NULL &&
 		!parse_bool(text, &result->keep_trigger))
 		bad_option("keep_trigger", text, "true, false");
+	result->triggers_off = false;
+	if ((text = json_text(options, "triggers")) != NULL)
+	{
+		result->triggers_off = strcmp(text, "off") == 0;
+		if (!result->triggers_off && strcmp(text, "on") != 0)
+			bad_option("triggers", text, "on, off");
+	}
 }
 
 /* --- the call -------------------------------------------------------- */
@@ -244,6 +256,7 @@ tenantmig_backfill(PG_FUNCTION_ARGS)
 	Source	   *source;
 	BackfillOptions options;
 	Identity	saved;
+	int64		id;
 
 	target_require(fcinfo, 0, "relation");
 	target_require(fcinfo, 1, "column_name");
@@ -261,21 +274,33 @@ tenantmig_backfill(PG_FUNCTION_ARGS)
 	json_put_text(arguments, "unset", target_arg_text(fcinfo, 5));
 	request.relid = relid;
 	request.options = PG_GETARG_JSONB_P(6);
+	check_is_object(request.options);
+	/* which rows are changed is part of what the call stands for */
+	json_put_text(arguments, "on_conflict",
+				  json_text(request.options, "on_conflict"));
 	request.dry_run = PG_GETARG_BOOL(7);
 
 	identity_enter_owner(&saved, target_owner(relid), namespace_search_path);
 	source = source_resolve(json_end(arguments), relid);
 	check_not_partition_key(relid, source);
 	backfill_read_options(request.options, source, &options);
+	if (options.on_orphan == ORPHAN_FAIL)
+		source_check_circle(source, 0);
 	identity_leave(&saved);
 
 	if (source->kind == SOURCE_VIA)
 		request.reads = list_make1_oid(source->parent);
+	request.feeds = true;
 	request.arguments = source_arguments(source);
 	request.describe = psprintf("backfill of %s.%s (%s)", sql_relation(relid),
 								quote_identifier(source->column),
 								source_describe(source));
-	PG_RETURN_INT64(job_submit(&request));
+	id = job_submit(&request);
+	if (source->on_conflict == CONFLICT_OVERWRITE && !request.dry_run)
+		ereport(NOTICE,
+				(errmsg("values that job " INT64_FORMAT " overwrites are lost: once it has, undo will not be possible",
+						id)));
+	PG_RETURN_INT64(id);
 }
 
 /* --- the plan -------------------------------------------------------- */
@@ -286,7 +311,9 @@ typedef struct PlanFacts
 	int64		already_set;
 	int64		unresolved;
 	int64		strays;			/* rows with another value than a constant */
+	int64		conflicting;
 	List	   *examples;
+	List	   *conflicts;		/* of texts */
 	double		bytes_per_row;
 	int			indexes;
 	int64		blocks;
@@ -301,6 +328,7 @@ plan_leaf(const Source *source, Oid leaf, PlanFacts *facts)
 	int64		rows;
 	int64		all;
 	int64		unresolved;
+	int64		conflicting;
 
 	facts->indexes = Max(facts->indexes, list_length(RelationGetIndexList(relation)));
 	table_close(relation, NoLock);
@@ -312,9 +340,11 @@ plan_leaf(const Source *source, Oid leaf, PlanFacts *facts)
 	all = rows + query_get_int8(0, 2, 0);
 	unresolved = constant ? 0 : query_get_int8(0, 3, 0);
 	facts->strays += constant ? query_get_int8(0, 3, 0) : 0;
+	conflicting = query_get_int8(0, constant ? 3 : 4, 0);
 	facts->rows += rows;
 	facts->already_set += all - rows;
 	facts->unresolved += unresolved;
+	facts->conflicting += conflicting;
 	facts->blocks += blocks;
 	if (all > 0)
 		facts->bytes_per_row = Max(facts->bytes_per_row, (double) blocks * BLCKSZ / all);
@@ -322,6 +352,35 @@ plan_leaf(const Source *source, Oid leaf, PlanFacts *facts)
 	if (unresolved > 0 && list_length(facts->examples) < 5)
 		facts->examples = list_concat(facts->examples,
 									  source_examples(source, leaf, true, 5));
+	if (conflicting > 0 && list_length(facts->conflicts) < 5)
+	{
+		ListCell   *lc;
+
+		foreach(lc, source_conflicts(source, leaf, 5))
+			facts->conflicts = lappend(facts->conflicts,
+									   backfill_conflict_text(lfirst(lc)));
+	}
+}
+
+char *
+backfill_conflict_text(const Conflict *conflict)
+{
+	return psprintf("%s has %s, the source gives %s", conflict->key,
+					sql_printable(sql_literal(conflict->has)),
+					sql_printable(sql_literal(conflict->gives)));
+}
+
+static char *
+conflict_warning(const Source *source, int64 rows)
+{
+	static const char *const what[] = {
+		[CONFLICT_LEAVE] = "and keep it",
+		[CONFLICT_FAIL] = "so the job would fail before it changes anything",
+		[CONFLICT_OVERWRITE] = "and would lose it: undo will not be possible",
+	};
+
+	return psprintf(INT64_FORMAT " rows have another value than the source gives, %s; see option on_conflict",
+					rows, what[source->on_conflict]);
 }
 
 /*
@@ -405,6 +464,7 @@ backfill_plan(const Job *job, Oid relid)
 	List	   *warnings = NIL;
 	char	   *verdict;
 	bool		metadata;
+	List	   *triggers;
 	ListCell   *lc;
 
 	foreach(lc, target_leaves(relid))
@@ -421,30 +481,47 @@ backfill_plan(const Job *job, Oid relid)
 		warnings = lappend(warnings,
 						   psprintf(INT64_FORMAT " rows have no tenant to take from their source; see option on_orphan",
 									facts.unresolved));
+	if (facts.conflicting > 0)
+		warnings = lappend(warnings, conflict_warning(source, facts.conflicting));
+	if (options.triggers_off && (triggers = triggers_not_fired(source)) != NIL)
+		warnings = lappend(warnings,
+						   psprintf("%d triggers will not fire for the rows that the job changes: %s",
+									list_length(triggers), sql_name_list(triggers)));
+	if (source->on_conflict == CONFLICT_OVERWRITE)
+		facts.rows += facts.conflicting;
 	json_put_text(plan, "source", source_describe(source));
 	json_put_text(plan, "method", metadata ? "metadata"
-				  : options.method == METHOD_RANGES ? "ranges" : "pages");
+				  : options.method == METHOD_RANGES || source_wants_ranges(source)
+				  ? "ranges" : "pages");
 	json_put_text(plan, "metadata", verdict);
 	json_put_int(plan, "rows_total", facts.rows);
 	json_put_int(plan, "rows_already_set", facts.already_set);
 	json_put_int(plan, "rows_unresolved", facts.unresolved);
 	json_put_list(plan, "unresolved_examples", facts.examples);
+	if (facts.conflicting > 0)
+	{
+		json_put_int(plan, "rows_conflicting", facts.conflicting);
+		json_put_list(plan, "conflict_examples", facts.conflicts);
+	}
 	put_estimates(plan, &facts, metadata);
 	json_put_list(plan, "warnings", warnings);
 	return json_end(plan);
 }
 
-/* Whether no row needs a value any more */
+/* Whether there is no row any more that the job would change or fail for */
 static bool
 backfill_holds(const Job *job, Oid relid)
 {
 	Source	   *source = source_resolve(job->arguments, relid);
 	ListCell   *lc;
 
-	if (source->target.not_null && source->unset == NULL)
+	if (source->target.not_null && source->unset == NULL &&
+		source->on_conflict == CONFLICT_LEAVE)
 		return true;
 	foreach(lc, target_leaves(relid))
-		if (source_examples(source, lfirst_oid(lc), false, 1) != NIL)
+		if (source_examples(source, lfirst_oid(lc), false, 1) != NIL ||
+			(source->on_conflict != CONFLICT_LEAVE &&
+			 source_conflicts(source, lfirst_oid(lc), 1) != NIL))
 			return false;
 	return true;
 }

@@ -31,6 +31,7 @@ typedef struct BackfillOptions
 	OrphanChoice on_orphan;
 	char	   *orphan_value;	/* with ORPHAN_ASSIGN */
 	bool		keep_trigger;
+	bool		triggers_off;	/* the table's own triggers do not fire */
 } BackfillOptions;
 
 /* Raises 22023 and 0A000; with the throttles, unknown keys are refused */
@@ -39,6 +40,9 @@ extern void backfill_read_options(Jsonb *options, const Source *source,
 
 /* The inverse of all batches, a template for people: undo knows what to do */
 extern char *backfill_inverse_text(const Source *source);
+
+/* For people: the key of a row, its value and the one of the source */
+extern char *backfill_conflict_text(const Conflict *conflict);
 
 extern void backfill_run(JobRun *run);
 extern void backfill_undo(JobRun *run, const Job *target, const JobStep *step);

@@ -3,8 +3,9 @@
  *		backfill at work: count, cover new rows, fill, sweep, verify.
  *
  *	count		How many rows need a value, and how many have the one they
- *				would get already (undo could not tell those apart).  In short
- *				transactions, before anything is changed.
+ *				would get already (undo could not tell those apart), or another
+ *				one: fail, leave, overwrite.  In short transactions, before
+ *				anything is changed.
  *	metadata	A constant, in a column that no row has another value in, is given
  *				to all rows at once (metadata.c).  Then that was all.
  *	cover		The fill trigger, under one short SHARE ROW EXCLUSIVE lock: from
@@ -43,6 +44,9 @@
 
 #define MOST_EXAMPLES 100
 
+/* Of a row in job_errors: integrity_constraint_violation, the general one */
+#define CONFLICT_SQLSTATE "23000"
+
 /* Sweeps that may leave as many rows behind as there were */
 #define VAIN_SWEEPS	5
 
@@ -60,9 +64,10 @@ typedef struct BackfillRun
 	bool		by_metadata;	/* an earlier attempt has done it */
 	MetadataChange change;
 	char	   *reason;			/* why not by metadata */
+	int64		conflicts;		/* rows with another value than the source's */
 	int			sweeps;
 	bool		passed_over;	/* the last sweep did, over locked rows */
-	List	   *examples;		/* keys of rows without a value, for messages */
+	List	   *examples;		/* a few keys of rows, for messages */
 } BackfillRun;
 
 typedef struct TriggerTable
@@ -95,6 +100,7 @@ read_summary(JobRun *run, BackfillRun *b)
 
 	b->counted = json_text(summary, "rows_total") != NULL;
 	b->unset = json_int(summary, "rows_total", 0);
+	b->conflicts = json_int(summary, "rows_conflicting", 0);
 	b->by_metadata = method && strcmp(method, "metadata") == 0;
 	foreach(lc, step_list(run->job->id))
 	{
@@ -119,6 +125,8 @@ resolve_body(JobRun *run, void *arg)
 	b->description = source_describe(b->source);
 	b->create_trigger = source_create_trigger(b->source, run->job->id);
 	backfill_read_options(run->job->options, b->source, &b->options);
+	if (b->options.on_orphan == ORPHAN_FAIL)
+		source_check_circle(b->source, run->job->id);
 	foreach(lc, target_trigger_tables(run->relid))
 	{
 		TriggerTable *t = palloc(sizeof(TriggerTable));
@@ -132,6 +140,12 @@ resolve_body(JobRun *run, void *arg)
 	read_summary(run, b);
 }
 
+static bool
+by_ranges(const BackfillRun *b)
+{
+	return b->options.method == METHOD_RANGES || source_wants_ranges(b->source);
+}
+
 static void
 count_rows(JobRun *run, BackfillRun *b)
 {
@@ -143,15 +157,112 @@ count_rows(JobRun *run, BackfillRun *b)
 	if (b->counted)
 		return;
 	run_pass(run, &pass);
+	if (pass.counted[3] > 0 || b->conflicts > 0)
+	{
+		json_put_int(facts, "rows_conflicting", pass.counted[3]);
+		json_put_text(facts, "on_conflict",
+					  source_conflict_name(b->source->on_conflict));
+	}
+	b->conflicts = pass.counted[3];
+	if (b->conflicts > 0 && b->source->on_conflict == CONFLICT_FAIL)
+	{
+		/* another attempt counts again */
+		run_note(run, json_end(facts));
+		return;
+	}
+	if (b->source->on_conflict == CONFLICT_OVERWRITE)
+		pass.counted[0] += b->conflicts;
 	run->progress.rows_total = b->unset = pass.counted[0];
 	json_put_int(facts, "rows_total", pass.counted[0]);
 	json_put_int(facts, "rows_already_set", pass.counted[1]);
 	json_put_int(facts, "rows_already_same", pass.counted[2]);
 	json_put_text(facts, "source", b->description);
-	json_put_text(facts, "method", b->options.method == METHOD_RANGES ? "ranges" : "pages");
+	json_put_text(facts, "method", by_ranges(b) ? "ranges" : "pages");
 	run_note(run, json_end(facts));
 }
 
+static char *
+join_texts(List *texts)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, texts)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "", (char *) lfirst(lc));
+	return buf.data;
+}
+
+/* Put a row into job_errors, and its key into the message if it is one of the
+ * first */
+static void
+list_row(JobRun *run, BackfillRun *b, Oid leaf, const char *key,
+		 const char *sqlstate, const char *message)
+{
+	Datum		json = DirectFunctionCall1(jsonb_in, CStringGetDatum(key));
+
+	job_add_error(run->job->id, sql_relation(leaf), DatumGetJsonbP(json),
+				  sqlstate, message);
+	if (list_length(b->examples) < 5)
+	{
+		MemoryContext context = MemoryContextSwitchTo(run->context);
+
+		b->examples = lappend(b->examples, pstrdup(key));
+		MemoryContextSwitchTo(context);
+	}
+}
+
+static void
+conflicts_body(JobRun *run, void *arg)
+{
+	BackfillRun *b = arg;
+	int			left = MOST_EXAMPLES;
+	Identity	saved;
+	ListCell   *lc;
+	ListCell   *c;
+
+	run_enter_owner(run, &saved);
+	b->examples = NIL;
+	foreach(lc, target_leaves(run->relid))
+	{
+		List	   *conflicts = left == 0 ? NIL
+			: source_conflicts(b->source, lfirst_oid(lc), left);
+
+		foreach(c, conflicts)
+		{
+			const Conflict *conflict = lfirst(c);
+
+			list_row(run, b, lfirst_oid(lc), conflict->key, CONFLICT_SQLSTATE,
+					 psprintf("has %s, but the source gives %s",
+							  sql_printable(sql_literal(conflict->has)),
+							  sql_printable(sql_literal(conflict->gives))));
+		}
+		left -= list_length(conflicts);
+	}
+	identity_leave(&saved);
+}
+
+/* Rows that have a value, but not the one of the source: nothing has been
+ * changed yet */
+static void
+handle_conflicts(JobRun *run, BackfillRun *b)
+{
+	if (b->conflicts == 0 || b->source->on_conflict == CONFLICT_OVERWRITE)
+		return;
+	run_or_error(run, conflicts_body, b);
+	if (b->source->on_conflict == CONFLICT_FAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg_plural(INT64_FORMAT " row of %s has another value than the source gives: %s",
+							   INT64_FORMAT " rows of %s have another value than the source gives: %s",
+							   (unsigned long) b->conflicts, b->conflicts,
+							   job_relation_text(run->job), b->description),
+				 errdetail("Nothing was changed. Examples: %s.",
+						   join_texts(b->examples)),
+				 errhint("Mend the rows and SELECT tenantmig.retry(" INT64_FORMAT "); or call backfill again with options {\"on_conflict\": \"leave\"} or {\"on_conflict\": \"overwrite\"}.",
+						 run->job->id)));
+	b->examples = NIL;
+}
 /* --- metadata -------------------------------------------------------- */
 
 static void
@@ -330,17 +441,18 @@ fill_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
 		.source = b->source,.count_rows = true,
-		.rows = b->options.method == METHOD_RANGES ? &range_cursor : &page_cursor,
+		.rows = by_ranges(b) ? &range_cursor : &page_cursor,
 		.only_so = b->options.method == METHOD_PAGES,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
 		.measured = true,.limited = true,
+		.triggers_off = b->options.triggers_off,
 	.resumable = true,.start = checkpoint_position(run)};
 
 	run_pass(run, &fill);
 }
 
 /*
- * Rows that need a value; *unresolved: those that the source has none for.  A
+ * Rows that are to be changed; *unresolved: those that the source has none for.  A
  * leaf is read with one snapshot, so that no row can be moved from what is to
  * be read to what has been: the one scan that has to be long.
  */
@@ -362,7 +474,8 @@ sweep_once(JobRun *run, BackfillRun *b)
 {
 	Pass		sweep = {.what = STATEMENT_FILL,.phase = "sweeping for residue",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
-	.bad = &b->bad,.max_errors = b->options.max_errors};
+		.bad = &b->bad,.max_errors = b->options.max_errors,
+	.triggers_off = b->options.triggers_off};
 
 	run_pass(run, &sweep);
 	b->sweeps++;
@@ -433,45 +546,23 @@ static void
 examples_body(JobRun *run, void *arg)
 {
 	BackfillRun *b = arg;
+	int			left = MOST_EXAMPLES;
 	Identity	saved;
 	ListCell   *lc;
+	ListCell   *k;
 
 	run_enter_owner(run, &saved);
 	foreach(lc, target_leaves(run->relid))
 	{
-		List	   *keys = source_examples(b->source, lfirst_oid(lc), false,
-											 MOST_EXAMPLES);
-		ListCell   *k;
+		List	   *keys = left == 0 ? NIL
+			: source_examples(b->source, lfirst_oid(lc), false, left);
 
 		foreach(k, keys)
-		{
-			if (list_length(b->examples) >= MOST_EXAMPLES)
-				break;
-			job_add_error(run->job->id, sql_relation(lfirst_oid(lc)),
-						  DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(lfirst(k)))), "23502",
-						  "no tenant to take from the source");
-			if (list_length(b->examples) < 5)
-			{
-				MemoryContext context = MemoryContextSwitchTo(run->context);
-
-				b->examples = lappend(b->examples, pstrdup(lfirst(k)));
-				MemoryContextSwitchTo(context);
-			}
-		}
+			list_row(run, b, lfirst_oid(lc), lfirst(k), "23502",
+					 "no tenant to take from the source");
+		left -= list_length(keys);
 	}
 	identity_leave(&saved);
-}
-
-static char *
-join_texts(List *texts)
-{
-	StringInfoData buf;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	foreach(lc, texts)
-		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "", (char *) lfirst(lc));
-	return buf.data;
 }
 
 /*
@@ -484,6 +575,7 @@ assign_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 	Pass		assign = {.what = STATEMENT_ASSIGN,.phase = "assigning orphans",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
+		.triggers_off = b->options.triggers_off,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 	int64		assigned = 0;
@@ -566,6 +658,7 @@ backfill_run(JobRun *run)
 
 	run_or_error(run, resolve_body, &b);
 	count_rows(run, &b);
+	handle_conflicts(run, &b);
 	STOP_POINT("backfill-counted");
 	if (by_metadata(run, &b))
 		return;

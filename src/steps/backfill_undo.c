@@ -17,6 +17,7 @@ typedef struct UndoArg
 	Source	   *source;
 	BackfillOptions options;
 	int64		already_same;
+	int64		conflicts;
 	int64		filled;			/* rows that the target has changed */
 	bool		metadata;		/* without writing them */
 	MetadataChange change;
@@ -37,6 +38,7 @@ resolve_undo_body(JobRun *run, void *arg)
 	MemoryContextSwitchTo(run->context);
 	a->already_same = json_int(summary, "rows_already_same", 0);
 	a->metadata = method && strcmp(method, "metadata") == 0;
+	a->conflicts = json_int(summary, "rows_conflicting", 0);
 	run_enter_owner(run, &saved);
 	a->source = source_resolve(a->target->arguments, run->relid);
 	backfill_read_options(a->target->options, a->source, &a->options);
@@ -98,6 +100,23 @@ undone_by_metadata(JobRun *run, UndoArg *arg)
 	return arg->metadata;
 }
 
+/* What was overwritten is nowhere any more */
+static void
+refuse_overwritten(JobRun *run, const UndoArg *arg)
+{
+	if (arg->source->on_conflict != CONFLICT_OVERWRITE || arg->conflicts == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot take back the values of job " INT64_FORMAT,
+					arg->target->id),
+			 errdetail_plural(INT64_FORMAT " row of %s had another value before it, which it has overwritten.",
+							  INT64_FORMAT " rows of %s had other values before it, which it has overwritten.",
+							  (unsigned long) arg->conflicts, arg->conflicts,
+							  job_relation_text(run->job)),
+			 errhint("Nothing was changed. Bring the old values back from a backup.")));
+}
+
 /*
  * Back to unset, for the rows that have the value that the backfill gave.
  * Nothing is lost by it: the same backfill would give them the same value.
@@ -123,12 +142,14 @@ backfill_undo(JobRun *run, const Job *target, const JobStep *step)
 								  (unsigned long) arg.already_same, arg.already_same,
 								  job_relation_text(run->job)),
 				 errhint("Nothing was changed. Set the rows that should be empty to NULL with an UPDATE of your own.")));
+	refuse_overwritten(run, &arg);
 	if (undone_by_metadata(run, &arg))
 	{
 		note_undo(run, &arg);
 		return;
 	}
 	pass.source = arg.source;
+	pass.triggers_off = arg.options.triggers_off;
 	pass.orphan_value = arg.options.orphan_value;
 	do
 	{

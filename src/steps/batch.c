@@ -37,6 +37,7 @@
 #include "engine/stop_point.h"
 #include "steps/pass.h"
 #include "steps/target.h"
+#include "steps/triggers_off.h"
 
 /* How long a batch that holds rows waits for one, in ms */
 #define ROW_LOCK_WAIT	10
@@ -181,6 +182,9 @@ set_batch_timeouts(const Pass *pass)
 	if (!pass->throttle.synchronous_commit && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	/* compiling takes longer than a batch */
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	/* deferred triggers would fire at commit, outside of the owner's rights */
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
@@ -220,7 +224,10 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
 	run_enter_owner(run, &saved);
 	start_time_limit(pass);
-	result = SPI_execute_plan(batch_plan(run, pass, what), values, NULL, false, 0);
+	(void) batch_plan(run, pass, what);
+	result = pass->triggers_off
+		? triggers_off_execute(pass->plan, pass->plan_text, values)
+		: SPI_execute_plan(pass->plan, values, NULL, false, 0);
 	stop_time_limit();
 	CHECK_FOR_INTERRUPTS();
 	if (result < 0)

@@ -14,7 +14,7 @@
  * It fires for each row that the backfill itself changes, and for all that the
  * application does.  So whether there is anything to do is found out by
  * comparing the values of the two rows, and only then it becomes another user
- * and runs a query.
+ * and runs a query; parents are looked up without one where that is safe.
  *
  * The only argument is the number of the job.  The TRIGGER privilege lets
  * others than the owner make such a trigger, with what arguments they like,
@@ -49,12 +49,14 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "engine/compat.h"
 #include "engine/identity.h"
 #include "engine/job.h"
 #include "engine/sqltext.h"
+#include "steps/parent_lookup.h"
 #include "steps/source.h"
 #include "steps/target.h"
 
@@ -70,6 +72,7 @@ typedef struct Fill
 	Oid			relid;
 	Oid			root;			/* the table of the job */
 	Oid			parent;			/* SOURCE_VIA */
+	ParentLookup *lookup;		/* the same; NULL: by the plan */
 	Oid			owner;			/* of the root */
 	char	   *search_path;
 	SourceKind	kind;
@@ -97,6 +100,18 @@ static slist_head retired = SLIST_STATIC_INIT(retired);
 
 /* Counts the changes of tables that this session has been told of */
 static uint64 changes = 0;
+
+static void
+forget_all(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS status;
+	FillEntry  *entry;
+
+	changes++;
+	hash_seq_init(&status, triggers);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		entry->fill->valid = false;
+}
 
 static void
 forget_relation(Datum arg, Oid relid)
@@ -270,8 +285,10 @@ prepare(Relation relation, const Trigger *trigger)
 	if (fill->kind == SOURCE_VALUE)
 		fill->value = target_value(&fill->column, source->value);
 	find_reads(fill, source);
+	if (fill->kind == SOURCE_VIA)
+		fill->lookup = parent_lookup_prepare(source, fill->relid, fill->owner);
 	SPI_connect();
-	if (fill->kind != SOURCE_VALUE)
+	if (fill->kind != SOURCE_VALUE && fill->lookup == NULL)
 		prepare_plan(fill, relation, source);
 	SPI_finish();
 	identity_leave(&saved);
@@ -323,6 +340,10 @@ look_up(Relation relation, const Trigger *trigger)
 		triggers = hash_create("tenantmig fill triggers", 32, &ctl,
 							   HASH_ELEM | HASH_BLOBS);
 		CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
+		/* the rights of the owner */
+		CacheRegisterSyscacheCallback(AUTHOID, forget_all, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, forget_all, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
 	}
 	entry = hash_search(triggers, &trigger->tgoid, HASH_FIND, NULL);
 	if (entry && entry->fill->valid)
@@ -419,7 +440,8 @@ assign(const Fill *fill, Datum value, Oid type, bool *isnull)
 	return value;
 }
 
-/* The value that the source gives to a row; SPI is connected, as the owner */
+/* The value that the source gives to a row; without a lookup SPI is connected,
+ * as the owner */
 static Datum
 derive(const Fill *fill, TupleDesc desc, HeapTuple tuple, bool *isnull)
 {
@@ -439,6 +461,12 @@ derive(const Fill *fill, TupleDesc desc, HeapTuple tuple, bool *isnull)
 			if (key_isnull)
 				return (Datum) 0;
 		}
+	if (fill->lookup)
+	{
+		value = parent_lookup_value(fill->lookup, values, isnull);
+		*isnull = is_unset(fill, value, *isnull);
+		return value;
+	}
 	result = SPI_execute_plan(fill->plan, values, NULL, false, 1);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "could not look up the tenant: %s", SPI_result_code_string(result));
@@ -474,8 +502,11 @@ follow(const Fill *fill, TupleDesc desc, HeapTuple old, HeapTuple new)
 	bool		isnull;
 	Datum		value;
 
-	identity_enter_owner(&saved, fill->owner, fill->search_path);
-	SPI_connect();
+	if (fill->lookup == NULL)
+	{
+		identity_enter_owner(&saved, fill->owner, fill->search_path);
+		SPI_connect();
+	}
 	if (old)
 	{
 		bool		was_isnull;
@@ -496,8 +527,11 @@ follow(const Fill *fill, TupleDesc desc, HeapTuple old, HeapTuple new)
 			MemoryContextSwitchTo(spi);
 		}
 	}
-	SPI_finish();
-	identity_leave(&saved);
+	if (fill->lookup == NULL)
+	{
+		SPI_finish();
+		identity_leave(&saved);
+	}
 	return result;
 }
 

@@ -39,6 +39,7 @@ typedef struct Pass
 	bool		limited;		/* its batches have a time limit */
 	int64		max_errors;		/* rows that may fail */
 	BadRows    *bad;			/* those that have; NULL: a row that fails ends it */
+	bool		triggers_off;	/* its updates fire none of the table's */
 	RowSetSize	sets;
 
 	/* the batch at hand */
@@ -60,7 +61,7 @@ typedef struct Pass
 
 	/* sums */
 	int64		updated;
-	int64		counted[3];
+	int64		counted[4];
 	bool		passed_over;
 } Pass;
 

@@ -11,33 +11,15 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "access/genam.h"
 #include "access/sysattr.h"
-#include "catalog/heap.h"
-#include "catalog/indexing.h"
+#include "access/table.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_constraint.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/analyze.h"
 #include "parser/parser.h"
-#include "parser/parsetree.h"
-#include "tcop/tcopprot.h"
-#include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "engine/compat.h"
@@ -240,11 +222,206 @@ has_no_value(const Source *source)
 					has_value(source));
 }
 
+/* "the row has a value, and the source another"; for via, within the join */
+static char *
+differs(const Source *source)
+{
+	return psprintf("NOT (%s) AND %s AND NOT (%s)", needs_value(source),
+					has_value(source), equals_stored(source));
+}
+
+/* The same, as text of a condition */
+static char *
+has_conflict(const Source *source)
+{
+	if (source->kind == SOURCE_VIA)
+		return psprintf("EXISTS (SELECT FROM %s WHERE %s AND %s)",
+						parent_from(source), parent_join(source),
+						differs(source));
+	return psprintf("(%s)", differs(source));
+}
+
+/* "the row is to be given a value, if the source has one" */
+static char *
+wants_value(const Source *source)
+{
+	if (source->on_conflict != CONFLICT_OVERWRITE)
+		return needs_value(source);
+	return psprintf("(%s OR %s)", needs_value(source), has_conflict(source));
+}
+
+/* The same for a row of which is known that the source has a value; for via,
+ * within the join */
+static char *
+takes_value(const Source *source)
+{
+	if (source->on_conflict != CONFLICT_OVERWRITE)
+		return needs_value(source);
+	return psprintf("(%s OR NOT (%s))", needs_value(source),
+					equals_stored(source));
+}
+
+/* --- a tree in one table --------------------------------------------- */
+
+/*
+ * Where a row takes its value from another one of the same table, joining each
+ * with its parent would fill one level of the tree at a time, and a chain of
+ * ten thousand in as many passes.  So from the rows of the batch we climb as
+ * long as the row above needs a value too, each row once however many are
+ * below it.  All of them get the value above the topmost that they come to:
+ * a batch fills all rows that it has come by, and a pass the whole table,
+ * whatever the order of the rows in it.
+ *
+ * LATERAL and LIMIT make each step a lookup in the index of the key, and
+ * tree_tops() follows the steps in memory, as no estimate of the size of a
+ * recursion is worth anything.
+ */
+#define CLIMB "tenantmig_climb"
+#define GIVEN "tenantmig_given"
+#define ROW_TID "tenantmig_tid"
+
+/* Whether the statements for a leaf climb.  Not where rows of the leaf and
+ * those that they refer to are in different tables for certain. */
+static bool
+climbs(const Source *source, Oid leaf)
+{
+	return source->kind == SOURCE_VIA && source->parent == source->relid &&
+		(leaf == source->relid ||
+		 get_rel_relkind(source->relid) == RELKIND_PARTITIONED_TABLE);
+}
+
+bool
+source_wants_ranges(const Source *source)
+{
+	return source->on_conflict == CONFLICT_OVERWRITE ||
+		(source->kind == SOURCE_VIA && source->parent == source->relid);
+}
+
+/* The row above, if it needs a value; from and where find the row below it */
+static char *
+step_up(const Source *source, Oid leaf, const char *from, const char *where)
+{
+	return psprintf("LEFT JOIN LATERAL (SELECT " PARENT_ALIAS ".ctid AS up "
+					"FROM %sONLY %s AS " PARENT_ALIAS " WHERE %s%s AND %s "
+					"LIMIT 1) link ON true",
+					from, sql_relation(leaf), where, parent_join(source),
+					is_unset(source, psprintf(PARENT_ALIAS ".%s",
+											  quote_identifier(source->column))));
+}
+
+/*
+ * WITH tenantmig_given (tid of a row, the value for it), starting from the
+ * rows of the leaf for which a condition holds.
+ */
+static char *
+with_tree(const Source *source, Oid leaf, const char *start)
+{
+	const char *column = quote_identifier(source->column);
+	char	   *row = leaf_from(source, leaf);
+	char	   *has_tid = psprintf("%s.ctid OPERATOR(pg_catalog.=)", alias(source));
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "WITH RECURSIVE " CLIMB " (tid, up) AS ("
+					 "SELECT %s.ctid, link.up FROM %s %s WHERE %s UNION ",
+					 alias(source), row, step_up(source, leaf, "", ""), start);
+	appendStringInfo(&buf, "SELECT " CLIMB ".up, link.up FROM " CLIMB " %s ",
+					 step_up(source, leaf, psprintf("%s, ", row),
+							 psprintf("%s " CLIMB ".up AND ", has_tid)));
+	appendStringInfo(&buf, "WHERE " CLIMB ".up IS NOT NULL), "
+					 GIVEN " (" ROW_TID ", %s) AS MATERIALIZED ("
+					 "SELECT tops.tid, link.%s FROM (SELECT pg_catalog.array_agg(tid) AS tids, "
+					 "pg_catalog.array_agg(up) AS ups FROM " CLIMB ") climbed, "
+					 "LATERAL tenantmig.tree_tops(climbed.tids, climbed.ups) tops, ",
+					 column, column);
+	appendStringInfo(&buf, "LATERAL (SELECT " PARENT_ALIAS ".%s FROM %s, %s "
+					 "WHERE %s tops.top AND %s AND %s LIMIT 1) link) ",
+					 column, row, parent_from(source), has_tid,
+					 parent_join(source), has_value(source));
+	return buf.data;
+}
+
+/* The rows of a leaf, each with the value from above, if there is one */
+static char *
+leaf_with_given(const Source *source, Oid leaf)
+{
+	return psprintf("%s LEFT JOIN " GIVEN " AS " PARENT_ALIAS
+					" ON " PARENT_ALIAS "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid",
+					leaf_from(source, leaf), alias(source));
+}
+
+/* As for all others, where "the value of the source" is the one from above,
+ * over rows that have none yet, or none any more */
+static char *
+count_tree_statement(const Source *source, Oid leaf, int places,
+					 const char *orphan_value)
+{
+	char	   *same = equals_stored(source);
+
+	if (orphan_value)
+		same = psprintf("(%s OR %s %s %s)", same, own_column(source, source->column),
+						sql_equality(source->target.type),
+						typed_literal(source, orphan_value));
+	return psprintf("%sSELECT pg_catalog.count(*) FILTER (WHERE %s), "
+					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
+					"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s), "
+					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s WHERE %s",
+					with_tree(source, leaf, in_places(source, places)),
+					needs_value(source), needs_value(source),
+					needs_value(source), same, differs(source),
+					leaf_with_given(source, leaf), in_places(source, places));
+}
+
+static char *
+unfill_tree_statement(const Source *source, Oid leaf, const char *orphan_value,
+					  int places, bool unlocked)
+{
+	char	   *same = equals_stored(source);
+
+	if (orphan_value)
+		same = psprintf("(%s OR %s %s %s)", same, own_column(source, source->column),
+						sql_equality(source->target.type),
+						typed_literal(source, orphan_value));
+	return psprintf("%sUPDATE %s SET %s = %s WHERE %s.ctid OPERATOR(pg_catalog.=) "
+					"ANY (ARRAY(SELECT %s.ctid FROM %s WHERE %s AND %s%s)) AND NOT (%s)",
+					with_tree(source, leaf, psprintf("%s AND NOT (%s)",
+													 in_places(source, places),
+													 needs_value(source))),
+					leaf_from(source, leaf), quote_identifier(source->column),
+					source->unset ? typed_literal(source, source->unset) : "NULL",
+					alias(source), alias(source), leaf_with_given(source, leaf),
+					in_places(source, places), same,
+					unlocked ? psprintf(" FOR NO KEY UPDATE OF %s SKIP LOCKED",
+										alias(source)) : "",
+					needs_value(source));
+}
+
+static char *
+fill_tree_statement(const Source *source, Oid leaf, int places, bool unlocked)
+{
+	char	   *rows = "SELECT " ROW_TID " FROM " GIVEN;
+
+	if (unlocked)
+		rows = psprintf("SELECT %s.ctid FROM %s "
+						"WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(%s)) AND %s "
+						"FOR NO KEY UPDATE SKIP LOCKED",
+						alias(source), leaf_from(source, leaf), alias(source),
+						rows, wants_value(source));
+	return psprintf("%sUPDATE %s SET %s = %s FROM " GIVEN " AS " PARENT_ALIAS " "
+					"WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(%s)) AND "
+					PARENT_ALIAS "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid AND %s",
+					with_tree(source, leaf, psprintf("%s AND %s", in_places(source, places),
+													 wants_value(source))),
+					leaf_from(source, leaf), quote_identifier(source->column),
+					new_value(source), alias(source), rows, alias(source),
+					takes_value(source));
+}
+
 /* --- statements ------------------------------------------------------ */
 
 /*
  * Give the rows of a leaf for which a condition holds a value; unlocked: only
- * those that nobody has locked.
+ * those that nobody has locked.  More conditions may be added.
  */
 static void
 begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
@@ -263,7 +440,6 @@ begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
 						 in_places(source, places), condition);
 	else
 		appendStringInfo(buf, " WHERE %s", in_places(source, places));
-	appendStringInfo(buf, " AND %s", condition);
 }
 
 static char *
@@ -271,10 +447,12 @@ fill_statement(const Source *source, Oid leaf, int places, bool unlocked)
 {
 	StringInfoData buf;
 
+	if (climbs(source, leaf))
+		return fill_tree_statement(source, leaf, places, unlocked);
 	begin_update(&buf, source, leaf, new_value(source),
 				 source->kind == SOURCE_VIA ? parent_from(source) : NULL,
-				 needs_value(source), places, unlocked);
-	appendStringInfo(&buf, " AND %s", has_value(source));
+				 wants_value(source), places, unlocked);
+	appendStringInfo(&buf, " AND %s AND %s", takes_value(source), has_value(source));
 	if (source->kind == SOURCE_VIA)
 		appendStringInfo(&buf, " AND %s", parent_join(source));
 	return buf.data;
@@ -286,10 +464,12 @@ assign_statement(const Source *source, Oid leaf, const char *orphan_value,
 				 int places, bool unlocked)
 {
 	StringInfoData buf;
+	char	   *condition = psprintf("%s AND %s", needs_value(source),
+									 has_no_value(source));
 
 	begin_update(&buf, source, leaf, typed_literal(source, orphan_value), NULL,
-				 psprintf("%s AND %s", needs_value(source), has_no_value(source)),
-				 places, unlocked);
+				 condition, places, unlocked);
+	appendStringInfo(&buf, " AND %s", condition);
 	return buf.data;
 }
 
@@ -298,13 +478,15 @@ unfill_statement(const Source *source, Oid leaf, const char *orphan_value,
 				 int places, bool unlocked)
 {
 	StringInfoData buf;
+	char	   *condition = psprintf("NOT (%s) AND %s", needs_value(source),
+									 has_given_value(source, orphan_value));
 
+	if (climbs(source, leaf))
+		return unfill_tree_statement(source, leaf, orphan_value, places, unlocked);
 	begin_update(&buf, source, leaf,
 				 source->unset ? typed_literal(source, source->unset) : "NULL",
-				 NULL,
-				 psprintf("NOT (%s) AND %s", needs_value(source),
-						  has_given_value(source, orphan_value)),
-				 places, unlocked);
+				 NULL, condition, places, unlocked);
+	appendStringInfo(&buf, " AND %s", condition);
 	return buf.data;
 }
 
@@ -339,13 +521,17 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 	switch (what)
 	{
 		case STATEMENT_COUNT:
+			if (climbs(source, leaf))
+				return count_tree_statement(source, leaf, places, orphan_value);
 			return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
 							"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
-							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s) "
+							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s), "
+							"pg_catalog.count(*) FILTER (WHERE %s) "
 							"FROM %s WHERE %s",
 							needs_value(source), needs_value(source),
 							needs_value(source),
 							has_given_value(source, orphan_value),
+							has_conflict(source),
 							leaf_from(source, leaf), in_places(source, places));
 		case STATEMENT_FILL:
 			return fill_statement(source, leaf, places, false);
@@ -357,10 +543,11 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 			return assign_statement(source, leaf, orphan_value, places, true);
 		case STATEMENT_RESIDUE:
 			return psprintf("SELECT pg_catalog.count(*), "
-							"pg_catalog.count(*) FILTER (WHERE %s) "
+							"pg_catalog.count(*) FILTER (WHERE %s AND %s) "
 							"FROM %s WHERE %s AND %s",
-							has_no_value(source), leaf_from(source, leaf),
-							in_places(source, places), needs_value(source));
+							needs_value(source), has_no_value(source),
+							leaf_from(source, leaf), in_places(source, places),
+							wants_value(source));
 		case STATEMENT_UNFILL:
 			return unfill_statement(source, leaf, orphan_value, places, false);
 		case STATEMENT_UNFILL_UNLOCKED:
@@ -375,16 +562,39 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 	return NULL;
 }
 
-static List *
-keys_where(const Source *source, Oid leaf, const char *condition, int limit)
+/*
+ * A leaf, and "the source has no value for the row, nor will it have one when
+ * the rows above it are filled"; both behind *with.
+ */
+static char *
+resolved_from(const Source *source, Oid leaf, const char **with,
+			  char **unresolved)
+{
+	if (!climbs(source, leaf))
+	{
+		*with = "";
+		*unresolved = has_no_value(source);
+		return leaf_from(source, leaf);
+	}
+	*with = with_tree(source, leaf, needs_value(source));
+	*unresolved = PARENT_ALIAS "." ROW_TID " IS NULL";
+	return leaf_with_given(source, leaf);
+}
+
+List *
+source_examples(const Source *source, Oid leaf, bool unresolved, int limit)
 {
 	MemoryContext context = CurrentMemoryContext;
 	List	   *keys = NIL;
+	const char *with = "";
+	char	   *condition = "true";
+	char	   *from = unresolved ? resolved_from(source, leaf, &with, &condition)
+		: leaf_from(source, leaf);
 
 	SPI_connect();
-	SPI_execute(psprintf("SELECT %s FROM %s WHERE %s LIMIT %d",
-						 key_expression(source, leaf), leaf_from(source, leaf),
-						 condition, limit),
+	SPI_execute(psprintf("%sSELECT %s FROM %s WHERE %s AND %s LIMIT %d",
+						 with, key_expression(source, leaf), from,
+						 needs_value(source), condition, limit),
 				true, 0);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -394,13 +604,34 @@ keys_where(const Source *source, Oid leaf, const char *condition, int limit)
 }
 
 List *
-source_examples(const Source *source, Oid leaf, bool unresolved, int limit)
+source_conflicts(const Source *source, Oid leaf, int limit)
 {
-	char	   *condition = needs_value(source);
+	MemoryContext context = CurrentMemoryContext;
+	bool		via = source->kind == SOURCE_VIA;
+	List	   *conflicts = NIL;
 
-	if (unresolved)
-		condition = psprintf("%s AND %s", condition, has_no_value(source));
-	return keys_where(source, leaf, condition, limit);
+	SPI_connect();
+	SPI_execute(psprintf("SELECT %s, CAST(%s AS pg_catalog.text), "
+						 "CAST(%s AS pg_catalog.text) FROM %s%s%s WHERE %s%s%s LIMIT %d",
+						 key_expression(source, leaf),
+						 own_column(source, source->column), stored_value(source),
+						 leaf_from(source, leaf),
+						 via ? ", " : "", via ? parent_from(source) : "",
+						 differs(source),
+						 via ? " AND " : "", via ? parent_join(source) : "", limit),
+				true, 0);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Conflict   *conflict = palloc(sizeof(Conflict));
+
+		conflict->key = query_get_text(i, 1);
+		conflict->has = query_get_text(i, 2);
+		conflict->gives = query_get_text(i, 3);
+		conflicts = lappend(conflicts, conflict);
+	}
+	SPI_finish();
+	return conflicts;
 }
 
 /*
@@ -429,7 +660,19 @@ source_stray_query(const Source *source, Oid leaf, bool between)
 List *
 source_stray_examples(const Source *source, Oid leaf, int limit)
 {
-	return keys_where(source, leaf, is_stray(source), limit);
+	MemoryContext context = CurrentMemoryContext;
+	List	   *keys = NIL;
+
+	SPI_connect();
+	SPI_execute(psprintf("SELECT %s FROM %s WHERE %s LIMIT %d",
+						 key_expression(source, leaf), leaf_from(source, leaf),
+						 is_stray(source), limit),
+				true, 0);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		keys = lappend(keys, query_get_text(i, 1));
+	SPI_finish();
+	return keys;
 }
 
 char *
@@ -441,12 +684,16 @@ source_literal(const Source *source, const char *text)
 char *
 source_plan_query(const Source *source, Oid leaf)
 {
-	return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
+	const char *with;
+	char	   *unresolved;
+	char	   *from = resolved_from(source, leaf, &with, &unresolved);
+
+	return psprintf("%sSELECT pg_catalog.count(*) FILTER (WHERE %s), "
 					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
-					"pg_catalog.count(*) FILTER (WHERE %s AND %s) FROM %s",
-					needs_value(source), needs_value(source),
-					needs_value(source), has_no_value(source),
-					leaf_from(source, leaf));
+					"pg_catalog.count(*) FILTER (WHERE %s AND %s), "
+					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s",
+					with, needs_value(source), needs_value(source),
+					needs_value(source), unresolved, has_conflict(source), from);
 }
 
 Jsonb *
@@ -459,6 +706,9 @@ source_arguments(const Source *source)
 	json_put_text(arguments, "expression", source->expression);
 	json_put_text(arguments, "via", source->via);
 	json_put_text(arguments, "unset", source->unset);
+	if (source->on_conflict != CONFLICT_LEAVE)
+		json_put_text(arguments, "on_conflict",
+					  source_conflict_name(source->on_conflict));
 	if (source->kind == SOURCE_VIA)
 		json_put_text(arguments, "parent", sql_relation(source->parent));
 	return json_end(arguments);

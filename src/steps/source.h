@@ -19,9 +19,18 @@ typedef enum SourceKind
 	SOURCE_VIA
 } SourceKind;
 
+/* What to do with rows that have a value, but not the one of the source */
+typedef enum ConflictChoice
+{
+	CONFLICT_LEAVE,
+	CONFLICT_FAIL,
+	CONFLICT_OVERWRITE
+} ConflictChoice;
+
 typedef struct Source
 {
 	SourceKind	kind;
+	ConflictChoice on_conflict;
 	Oid			relid;			/* the table of the call */
 	char	   *column;
 	TargetColumn target;
@@ -43,6 +52,15 @@ typedef struct Source
  */
 extern Source *source_resolve(Jsonb *arguments, Oid relid);
 
+/*
+ * Raise 22023, with the whole way, if the table would take its values from
+ * itself through other open backfills, or kept triggers.  job: not this one.
+ */
+extern void source_check_circle(const Source *source, int64 job);
+
+/* As in the options */
+extern const char *source_conflict_name(ConflictChoice choice);
+
 /* The arguments of the call, with what they were resolved to */
 extern Jsonb *source_arguments(const Source *source);
 
@@ -52,9 +70,12 @@ extern char *source_describe(const Source *source);
 typedef enum SourceStatement
 {
 	/* (from, until) -> rows that need a value, rows that have one, rows that
-	 * have the one they would get, or the orphan value */
+	 * have the one they would get, or the orphan value, and rows that have
+	 * another one than the source */
 	STATEMENT_COUNT,
-	/* (from, until): give the rows that need it their value */
+	/* (from, until): give the rows that need it their value; with
+	 * CONFLICT_OVERWRITE those too that have another one.  In a tree also the
+	 * rows above them that need one. */
 	STATEMENT_FILL,
 	/* the same, passing over rows that somebody has locked */
 	STATEMENT_FILL_UNLOCKED,
@@ -62,8 +83,8 @@ typedef enum SourceStatement
 	 * that the source has none for */
 	STATEMENT_ASSIGN,
 	STATEMENT_ASSIGN_UNLOCKED,
-	/* (from, until) -> rows that need a value, those of them that the source
-	 * has none for */
+	/* (from, until) -> rows that FILL would change, if the source has a value
+	 * for them; those of them that it has none for */
 	STATEMENT_RESIDUE,
 	/* (from, until): take back the value from the rows that have the one
 	 * they would get, or the orphan value */
@@ -105,10 +126,25 @@ extern List *source_stray_examples(const Source *source, Oid leaf, int limit);
 
 /* A text as a literal of the column's type */
 extern char *source_literal(const Source *source, const char *text);
+/* Up to "limit" rows of a leaf that have another value than the source: of
+ * Conflict *.  Reads as the current user. */
+typedef struct Conflict
+{
+	char	   *key;			/* text of a jsonb object */
+	char	   *has;
+	char	   *gives;
+} Conflict;
+
+extern List *source_conflicts(const Source *source, Oid leaf, int limit);
 
 /* For a dry run: rows that need a value, that have one, that the source has
- * no value for */
+ * no value for, that have another one than the source */
 extern char *source_plan_query(const Source *source, Oid leaf);
+
+/* Whether its statements find more rows to change than those that have no
+ * value and whose parents have one: taking a few rows of each page at a time
+ * would find the same ones again and again */
+extern bool source_wants_ranges(const Source *source);
 
 /* The trigger that gives rows their value: its name, its statement and the
  * inverse of that, templates for the table that gets it */

@@ -243,6 +243,29 @@ list_has_name(List *names, const char *name)
 	return false;
 }
 
+/*
+ * A foreign key to a partitioned table is there once more for each of its
+ * partitions; only the one to the whole is meant.
+ */
+static bool
+is_to_partition(Form_pg_constraint form)
+{
+	Oid			whole = form->confrelid;
+	Oid			above = form->conparentid;
+
+	while (OidIsValid(above))
+	{
+		HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(above));
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for constraint %u", above);
+		whole = ((Form_pg_constraint) GETSTRUCT(tuple))->confrelid;
+		above = ((Form_pg_constraint) GETSTRUCT(tuple))->conparentid;
+		ReleaseSysCache(tuple);
+	}
+	return whole != form->confrelid;
+}
+
 /* The foreign keys of one relation that "via" may mean */
 static List *
 foreign_keys_of(Oid relid, const char *via)
@@ -263,7 +286,7 @@ foreign_keys_of(Oid relid, const char *via)
 		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
 		ForeignKey *fk;
 
-		if (form->contype != CONSTRAINT_FOREIGN)
+		if (form->contype != CONSTRAINT_FOREIGN || is_to_partition(form))
 			continue;
 		fk = read_foreign_key(relid, tuple);
 		if (strcmp(fk->name, via) == 0)
@@ -364,6 +387,32 @@ check_via(Source *source)
 	check_may_read(fk->parent);
 }
 
+static const char *const conflict_names[] = {
+	[CONFLICT_LEAVE] = "leave",
+	[CONFLICT_FAIL] = "fail",
+	[CONFLICT_OVERWRITE] = "overwrite",
+};
+
+const char *
+source_conflict_name(ConflictChoice choice)
+{
+	return conflict_names[choice];
+}
+
+static ConflictChoice
+read_on_conflict(const char *text)
+{
+	if (text == NULL)
+		return CONFLICT_LEAVE;
+	for (int i = 0; i < lengthof(conflict_names); i++)
+		if (strcmp(text, conflict_names[i]) == 0)
+			return (ConflictChoice) i;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"on_conflict\" cannot be %s", sql_printable(text)),
+			 errhint("Use one of: leave, fail, overwrite.")));
+}
+
 Source *
 source_resolve(Jsonb *arguments, Oid relid)
 {
@@ -375,6 +424,7 @@ source_resolve(Jsonb *arguments, Oid relid)
 	source->value = json_text(arguments, "value");
 	source->expression = json_text(arguments, "expression");
 	source->via = json_text(arguments, "via");
+	source->on_conflict = read_on_conflict(json_text(arguments, "on_conflict"));
 	target_check_column(relid, source->column, &source->target);
 	if (sql_equality(source->target.type) == NULL)
 		ereport(ERROR,

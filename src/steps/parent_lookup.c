@@ -1,0 +1,221 @@
+/*
+ * parent_lookup.c
+ *		The value of a parent by its key, without a query.
+ *
+ * The fill trigger does this for each row that the application inserts, so it
+ * goes to the index of the key itself, as checks of foreign keys may do.  That
+ * saves it from becoming the owner, too: only where the server's own functions
+ * compare the key, the owner may read all of the parent and no policy says
+ * otherwise.  In all other cases a query is run.
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/nbtree.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "executor/tuptable.h"
+#include "parser/parse_coerce.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "engine/compat.h"
+#include "steps/parent_lookup.h"
+
+struct ParentLookup
+{
+	Oid			parent;
+	Oid			index;
+	AttrNumber	column;
+	int16		typlen;
+	bool		typbyval;
+	int			nkeys;
+	struct
+	{
+		int			position;	/* in the foreign key */
+		Oid			subtype;
+		Oid			collation;
+		FmgrInfo	equal;
+	}			keys[INDEX_MAX_KEYS];
+};
+
+/* --- what there is to find out --------------------------------------- */
+
+static bool
+is_ours_to_read(Relation parent, Oid owner)
+{
+	return parent->rd_rel->relkind == RELKIND_RELATION &&
+		!parent->rd_rel->relrowsecurity &&
+		pg_class_aclcheck(RelationGetRelid(parent), owner, ACL_SELECT) == ACLCHECK_OK &&
+		namespace_aclcheck(RelationGetNamespace(parent), owner, ACL_USAGE) == ACLCHECK_OK;
+}
+
+/* The server's own, which calls nobody else's */
+static bool
+is_builtin(Oid function)
+{
+	return OidIsValid(function) && function < FirstNormalObjectId;
+}
+
+/* How a column of the index is compared with a key of that type */
+static bool
+find_comparison(ParentLookup *lookup, Relation index, int i, Oid type,
+				MemoryContext context)
+{
+	Oid			family = index->rd_opfamily[i];
+	Oid			input = index->rd_opcintype[i];
+	Oid			operator;
+
+	if (IsPolymorphicType(input) && input != ANYENUMOID)
+		return false;
+	type = getBaseType(type);
+	operator = get_opfamily_member(family, input, type, BTEqualStrategyNumber);
+	if (!OidIsValid(operator) && IsBinaryCoercible(type, input))
+	{
+		type = input;
+		operator = get_opfamily_member(family, input, type, BTEqualStrategyNumber);
+	}
+	if (!OidIsValid(operator) || !is_builtin(get_opcode(operator)) ||
+		!is_builtin(get_opfamily_proc(family, input, type, BTORDER_PROC)) ||
+		!is_builtin(get_opfamily_proc(family, input, input, BTORDER_PROC)))
+		return false;
+	lookup->keys[i].subtype = type;
+	lookup->keys[i].collation = index->rd_indcollation[i];
+	fmgr_info_cxt(get_opcode(operator), &lookup->keys[i].equal, context);
+	return true;
+}
+
+static int
+position_of(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return foreach_current_index(lc);
+	return -1;
+}
+
+/* Whether the index finds the rows that a foreign key refers to, and how */
+static bool
+read_index(ParentLookup *lookup, Relation index, const Source *source, Oid child)
+{
+	Form_pg_index form = index->rd_index;
+
+	if (index->rd_rel->relam != BTREE_AM_OID || !form->indisunique ||
+		!form->indisvalid || !form->indimmediate ||
+		form->indnkeyatts != list_length(source->parent_columns) ||
+		RelationGetIndexExpressions(index) != NIL ||
+		RelationGetIndexPredicate(index) != NIL)
+		return false;
+	lookup->nkeys = form->indnkeyatts;
+	for (int i = 0; i < lookup->nkeys; i++)
+	{
+		AttrNumber	attnum = form->indkey.values[i];
+		int			position = position_of(source->parent_columns,
+										   get_attname(source->parent, attnum, false));
+		const char *child_column;
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		if (position < 0)
+			return false;
+		get_atttypetypmodcoll(source->parent, attnum, &type, &typmod, &collation);
+		if (collation != index->rd_indcollation[i])
+			return false;
+		child_column = list_nth(source->child_columns, position);
+		lookup->keys[i].position = position;
+		if (!find_comparison(lookup, index, i,
+							 get_atttype(child, get_attnum(child, child_column)),
+							 CurrentMemoryContext))
+			return false;
+	}
+	lookup->index = RelationGetRelid(index);
+	return true;
+}
+
+ParentLookup *
+parent_lookup_prepare(const Source *source, Oid child, Oid owner)
+{
+	Relation	parent = table_open(source->parent, AccessShareLock);
+	ParentLookup *lookup = palloc0(sizeof(ParentLookup));
+	bool		found = false;
+	ListCell   *lc;
+
+	lookup->parent = source->parent;
+	lookup->column = get_attnum(source->parent, source->column);
+	get_typlenbyval(source->target.type, &lookup->typlen, &lookup->typbyval);
+	foreach(lc, is_ours_to_read(parent, owner) ? RelationGetIndexList(parent) : NIL)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		found = read_index(lookup, index, source, child);
+		index_close(index, NoLock);
+		if (found)
+			break;
+	}
+	table_close(parent, NoLock);
+	return found ? lookup : NULL;
+}
+
+/* --- a row ----------------------------------------------------------- */
+
+static void
+build_keys(const ParentLookup *lookup, const Datum *key, ScanKey keys)
+{
+	for (int i = 0; i < lookup->nkeys; i++)
+		ScanKeyEntryInitializeWithInfo(&keys[i], 0, i + 1, BTEqualStrategyNumber,
+									   lookup->keys[i].subtype,
+									   lookup->keys[i].collation,
+									   unconstify(FmgrInfo *, &lookup->keys[i].equal),
+									   key[lookup->keys[i].position]);
+}
+
+/* Out of the page, and whole, since it goes into another table */
+static Datum
+copy_out(const ParentLookup *lookup, Datum value)
+{
+	if (lookup->typlen == -1)
+		return PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+	return datumCopy(value, lookup->typbyval, lookup->typlen);
+}
+
+Datum
+parent_lookup_value(const ParentLookup *lookup, const Datum *key, bool *isnull)
+{
+	Relation	parent = table_open(lookup->parent, AccessShareLock);
+	Relation	index = index_open(lookup->index, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(parent, NULL);
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	IndexScanDesc scan;
+	Datum		value = (Datum) 0;
+
+	*isnull = true;
+	build_keys(lookup, key, keys);
+	/* what the statement has done so far is there, too */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = index_scan_begin(parent, index, GetActiveSnapshot(), lookup->nkeys);
+	index_rescan(scan, keys, lookup->nkeys, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		value = slot_getattr(slot, lookup->column, isnull);
+		if (!*isnull)
+			value = copy_out(lookup, value);
+	}
+	index_endscan(scan);
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(parent, NoLock);
+	return value;
+}
