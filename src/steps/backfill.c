@@ -106,7 +106,7 @@ check_keys(Jsonb *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown option \"%s\"", sql_printable(key)),
-				 errhint("Known are: method, workers, max_errors, on_conflict, triggers, on_orphan, orphan_value, keep_trigger, %s.",
+				 errhint("Known are: method, workers, max_errors, triggers, on_conflict, on_orphan, orphan_value, keep_trigger, %s.",
 						 throttle_option_names())));
 	}
 }

@@ -92,7 +92,7 @@ SELECT indexrelid::regclass FROM pg_index WHERE indrelid = :orders ORDER BY 1;
 -- undone, and an undo that was on its way fails
 CREATE TABLE attic.again (id int, tenant_id text);
 INSERT INTO attic.again SELECT i FROM generate_series(1, 100) i;
-SELECT tenantmig.backfill('attic.again', value => 'a') AS c1 \gset
+SELECT tenantmig.backfill('attic.again', value => 'a', options => '{"method": "ranges"}') AS c1 \gset
 CALL tenantmig.wait(:c1);
 SELECT tenantmig.set_not_null('attic.again') AS c2 \gset
 CALL tenantmig.wait(:c2);
@@ -212,7 +212,7 @@ CREATE TABLE attic.bystander (id int);
 INSERT INTO attic."re%Rstored" SELECT generate_series(1, 100);
 SELECT tm_test.keep('attic."re%Rstored"'), tm_test.keep('attic.bystander');
 SELECT tenantmig.add_tenant_column('attic."re%Rstored"') AS c1 \gset
-SELECT tenantmig.backfill('attic."re%Rstored"', value => 'a', options => '{"keep_trigger": true}') AS c2 \gset
+SELECT tenantmig.backfill('attic."re%Rstored"', value => 'a', options => '{"keep_trigger": true, "method": "ranges"}') AS c2 \gset
 CALL tenantmig.wait(:c2);
 SELECT tenantmig.set_not_null('attic."re%Rstored"') AS c3 \gset
 CALL tenantmig.wait(:c3);

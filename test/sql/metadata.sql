@@ -4,7 +4,7 @@
 \set ECHO none
 \getenv abs_srcdir PG_ABS_SRCDIR
 \i :abs_srcdir/sql/include/helpers.sql
-SELECT setval('tenantmig.job_id_seq', 900000) \g /dev/null
+SELECT setval('tenantmig.job_id_seq', 950000) \g /dev/null
 \set ECHO all
 CREATE SCHEMA tm_metadata;
 SET search_path = tm_metadata, public;

@@ -9,7 +9,7 @@ CREATE SCHEMA tm_throttle;
 SET search_path = tm_throttle, public;
 CREATE TABLE orders (id int PRIMARY KEY, tenant_id text);
 INSERT INTO orders SELECT generate_series(1, 10);
-SELECT tenantmig.backfill('orders', value => 'a', dry_run => true) AS job \gset
+SELECT tenantmig.backfill('orders', expression => $$'a'$$, dry_run => true) AS job \gset
 
 -- what a value may be
 SELECT o, tm_test.try(format('SELECT tenantmig.alter_job(%s, %L)', :job, o))
