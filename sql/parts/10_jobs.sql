@@ -160,6 +160,9 @@ CREATE TABLE tenantmig.job_progress (
     batches bigint NOT NULL DEFAULT 0,
     throttle_reason text,
     throttle_facts jsonb NOT NULL DEFAULT '{}',
+    method text,
+    method_reason text,
+    held_by_pid integer,
     checkpoint jsonb NOT NULL DEFAULT '{}',
     updated_at timestamptz
 ) WITH (fillfactor = 50);
@@ -257,7 +260,10 @@ SELECT j.id AS job, w.pid, pg_catalog.current_database() AS datname,
                  pg_catalog.round(((p.rows_total OPERATOR(pg_catalog.-) p.rows_done)::double precision
                    OPERATOR(pg_catalog./) p.rows_per_second)::numeric, 1)::double precision) END AS eta,
        p.throttle_reason,
-       b.pid AS blocker_pid, b.query AS blocker_query
+       b.pid AS blocker_pid, b.query AS blocker_query,
+       p.method, p.method_reason, p.held_by_pid,
+       (SELECT a.query FROM pg_catalog.pg_stat_activity a
+        WHERE a.pid OPERATOR(pg_catalog.=) p.held_by_pid) AS held_by_query
 FROM tenantmig.job j
      LEFT JOIN tenantmig.job_progress p ON p.job OPERATOR(pg_catalog.=) j.id
      CROSS JOIN LATERAL (SELECT tenantmig.job_pid(j.id) AS pid OFFSET 0) w

@@ -381,6 +381,7 @@ run_write_progress(JobRun *run)
 			   "batches = $9, throttle_reason = $10, "
 			   "checkpoint = COALESCE($11, checkpoint), "
 			   "throttle_facts = COALESCE($12, throttle_facts), "
+			   "method = $13, method_reason = $14, held_by_pid = NULLIF($15, 0), "
 			   "updated_at = clock_timestamp() WHERE job = $1");
 	query_int8(&query, run->job->id);
 	query_text(&query, p->phase);
@@ -394,6 +395,9 @@ run_write_progress(JobRun *run)
 	query_text(&query, p->throttle_reason);
 	query_jsonb(&query, p->checkpoint);
 	query_jsonb(&query, throttle_facts(run));
+	query_text(&query, p->method);
+	query_text(&query, p->method_reason);
+	query_int4(&query, p->held_by_pid);
 	SPI_connect();
 	query_run(&query);
 	SPI_finish();

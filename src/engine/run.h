@@ -19,6 +19,9 @@ typedef struct Progress
 	int64		wal_bytes;
 	int64		batches;
 	char	   *throttle_reason;	/* NULL: none */
+	const char *method;			/* how rows are chosen; a constant, or NULL */
+	char	   *method_reason;	/* why not in a better way, or NULL */
+	int			held_by_pid;	/* whose snapshot is that reason, or 0 */
 	Jsonb	   *checkpoint;		/* in the run's context */
 } Progress;
 

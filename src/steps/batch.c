@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "engine/compat.h"
+#include "engine/horizon.h"
 #include "engine/json.h"
 #include "engine/locks.h"
 #include "engine/query.h"
@@ -279,6 +280,48 @@ add_rate(JobRun *run, Pass *pass)
 			(1 - exp(-since / 10));
 }
 
+/*
+ * How rows are chosen now, and why not better.  Who holds the horizon is looked
+ * up once a second.  True: something else is to be said than before.
+ */
+static bool
+note_choice(JobRun *run, Pass *pass)
+{
+	Progress   *p = &run->progress;
+	RowChoice	choice = pass->rows->choice(pass->cursor);
+	const char *reason = choice.reason;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		changed;
+
+	if (!pass->measured)
+		return false;
+	if (choice.horizon_held)
+	{
+		char	   *holder;
+
+		if (p->method_reason &&
+			!TimestampDifferenceExceeds(pass->choice_at, now, 1000))
+			return false;
+		holder = horizon_holder(&p->held_by_pid);
+		reason = psprintf("old row versions are still needed%s%s",
+						  holder ? " by " : "", holder ? holder : "");
+	}
+	else
+		p->held_by_pid = 0;
+	changed = p->method != choice.method ||
+		(reason == NULL) != (p->method_reason == NULL) ||
+		(reason && strcmp(reason, p->method_reason) != 0);
+	p->method = choice.method;
+	if (changed)
+	{
+		if (p->method_reason)
+			pfree(p->method_reason);
+		p->method_reason = reason ? MemoryContextStrdup(run->context, reason) : NULL;
+		pass->choice_at = now;
+	}
+	return changed;
+}
+
 /* What the progress row will say if this batch commits */
 static void
 add_progress(JobRun *run, Pass *pass)
@@ -291,6 +334,7 @@ add_progress(JobRun *run, Pass *pass)
 	if (pass->count_rows)
 		p->rows_done += pass->cost.rows;
 	add_rate(run, pass);
+	(void) note_choice(run, pass);
 	feed = feed_progress(pass->feed);
 	p->blocks_done = feed.blocks_done;
 	p->blocks_total = feed.blocks_total;
@@ -345,6 +389,7 @@ batch_body(JobRun *run, void *arg)
 	uint64		wal = pgWalUsage.wal_bytes;
 	int64		hot;
 
+	pass->executing = false;
 	run_check_request(run);
 	throttle_read(&pass->throttle, run->job->options);
 	check_still_there(run, pass);
@@ -361,12 +406,16 @@ batch_body(JobRun *run, void *arg)
 		pass->answer = pass->rows->next(pass->cursor, &pass->set);
 		pass->whole = pass->set;
 	}
+	if (pass->answer == ROWS_WAIT && note_choice(run, pass))
+		run_write_progress(run);
 	if (pass->answer != ROWS_NEXT)
 		return;
 
 	hot = hot_updates(pass->set.leaf);
 	INSTR_TIME_SET_CURRENT(start);
+	pass->executing = true;
 	execute_batch(run, pass, &pass->cost.rows);
+	pass->executing = false;
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
 	pass->cost.ms = INSTR_TIME_GET_MILLISEC(end);
@@ -375,6 +424,7 @@ batch_body(JobRun *run, void *arg)
 	pass->outcome.xid = GetCurrentTransactionIdIfAny();
 	if (pass->count_rows)
 		STOP_POINT("batch-updated");
+	pass->cost.waiters = lock_waiters();
 	clear_stalled(run);
 	add_progress(run, pass);
 	run_write_progress(run);

@@ -53,7 +53,7 @@ batch_failed(JobRun *run, Pass *pass, ErrorData *error, int attempt)
 {
 	bool		out_of_time = batch_out_of_time_taken(error);
 
-	if (!out_of_time && pass->bad && split_helps(error))
+	if (!out_of_time && pass->executing && pass->bad && split_helps(error))
 	{
 		split_failed(run, pass, error);
 		return;
@@ -78,7 +78,7 @@ batch_failed(JobRun *run, Pass *pass, ErrorData *error, int attempt)
 
 /* The batch has committed */
 static void
-batch_done(Pass *pass)
+batch_done(JobRun *run, Pass *pass)
 {
 	if (pass->wary > 0)
 		pass->wary--;
@@ -92,8 +92,7 @@ batch_done(Pass *pass)
 		return;
 	pass->rows->done(pass->cursor, &pass->whole, &pass->outcome,
 					 pass->throttle.batch_target);
-	if (pass->throttle.max_rows_per_second > 0 &&
-		pass->cost.rows > pass->throttle.max_rows_per_second)
+	if (throttle_wants_less(run, &pass->throttle, &pass->cost))
 		pass->rows->shrink(pass->cursor);
 	memset(&pass->outcome, 0, sizeof(pass->outcome));
 }
@@ -115,6 +114,9 @@ one_batch(JobRun *run, Pass *pass, int *attempt)
 		memcpy(pass->counted, counted, sizeof(counted));
 		before.checkpoint = run->progress.checkpoint;
 		before.throttle_reason = run->progress.throttle_reason;
+		before.method = run->progress.method;
+		before.method_reason = run->progress.method_reason;
+		before.held_by_pid = run->progress.held_by_pid;
 		run->progress = before;
 		pass->outcome = outcome;
 		batch_failed(run, pass, error, (*attempt)++);
@@ -126,7 +128,7 @@ one_batch(JobRun *run, Pass *pass, int *attempt)
 		run_rest(run, REST_MS, "waiting for old row versions to be no longer needed");
 	if (pass->answer != ROWS_NEXT)
 		return;
-	batch_done(pass);
+	batch_done(run, pass);
 	pass->last_commit = GetCurrentTimestamp();
 	STOP_POINT("batch-committed");
 	STOP_POINT(pass->phase);

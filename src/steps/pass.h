@@ -46,6 +46,7 @@ typedef struct Pass
 	RowAnswer	answer;
 	RowSet		set;
 	RowSet		whole;			/* the set, before it was split */
+	bool		executing;		/* the statement itself */
 	List	   *parts;			/* of RowSet *: of the set, still to be done */
 	RowOutcome	outcome;		/* of all parts */
 	bool		pass_over_locked;
@@ -54,6 +55,7 @@ typedef struct Pass
 	BatchCost	cost;
 	TimestampTz started;
 	TimestampTz last_commit;
+	TimestampTz choice_at;		/* when it was last said how rows are chosen */
 
 	/* the plan of the statement for one leaf, as SPI keeps it */
 	char	   *plan_text;

@@ -36,18 +36,18 @@ split_helps(const ErrorData *error)
 {
 	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{
-		case MAKE_SQLSTATE('0', '8', 0, 0, 0):
-		case MAKE_SQLSTATE('0', 'A', 0, 0, 0):
-		case MAKE_SQLSTATE('2', '5', 0, 0, 0):
-		case MAKE_SQLSTATE('2', '8', 0, 0, 0):
-		case MAKE_SQLSTATE('4', '0', 0, 0, 0):
-		case MAKE_SQLSTATE('4', '2', 0, 0, 0):
-		case MAKE_SQLSTATE('5', '3', 0, 0, 0):
-		case MAKE_SQLSTATE('5', '4', 0, 0, 0):
-		case MAKE_SQLSTATE('5', '5', 0, 0, 0):
-		case MAKE_SQLSTATE('5', '7', 0, 0, 0):
-		case MAKE_SQLSTATE('5', '8', 0, 0, 0):
-		case MAKE_SQLSTATE('X', 'X', 0, 0, 0):
+		case MAKE_SQLSTATE('0', '8', '0', '0', '0'):
+		case MAKE_SQLSTATE('0', 'A', '0', '0', '0'):
+		case MAKE_SQLSTATE('2', '5', '0', '0', '0'):
+		case MAKE_SQLSTATE('2', '8', '0', '0', '0'):
+		case MAKE_SQLSTATE('4', '0', '0', '0', '0'):
+		case MAKE_SQLSTATE('4', '2', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '3', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '4', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '5', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '7', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '8', '0', '0', '0'):
+		case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):
 			return false;
 		default:
 			return true;
