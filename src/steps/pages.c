@@ -55,7 +55,7 @@
 /* One page in so many of its rows moves them away to make room */
 #define MOVED_SHARE		8
 
-#define FIRST_ROWS		2000
+#define FIRST_ROWS		100
 #define MOST_ROWS		65536
 
 /* A lap of a chunk should not keep rows locked for longer than this, in ms */
