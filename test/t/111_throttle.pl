@@ -28,7 +28,7 @@ sub start_job
 
 	make_table($node, $table, rows => $option{rows} // 2000);
 	return submit($node, qq(tenantmig.backfill('$table', value => 'acme',
-		options => '{"batch_target": "2ms"}'::jsonb || '$options')));
+		options => '{"method": "ranges", "batch_target": "2ms"}'::jsonb || '$options')));
 }
 
 sub alter
@@ -231,7 +231,7 @@ CREATE TABLE parts (id int, tenant_id text) PARTITION BY RANGE (id);
 CREATE TABLE leaf PARTITION OF parts FOR VALUES FROM (0) TO (100000);
 INSERT INTO parts SELECT generate_series(1, 5000)});
 $job = submit($node, q(tenantmig.backfill('parts', value => 'acme',
-	options => '{"batch_target": "2ms", "max_rows_per_second": 1}')));
+	options => '{"method": "ranges", "batch_target": "2ms", "max_rows_per_second": 1}')));
 reason_is('^max_rows_per_second: ', 'a job is in the middle of its rows');
 my ($holder) = new_session($node);
 $holder->query_safe('BEGIN; LOCK TABLE leaf IN SHARE UPDATE EXCLUSIVE MODE');

@@ -109,7 +109,7 @@ $node->safe_psql('postgres', q(UPDATE orders SET tenant_id = 'late' WHERE id % 1
 release($node);
 wait_job_state($node, $job, 'succeeded');
 is(tenants(), "acme 7992\nlate 8", 'auto goes on by rows');
-is(summary($job, 'method'), 'ranges', 'and says so');
+is(summary($job, 'method'), 'pages', 'and says so');
 like(summary($job, 'metadata'), qr/^not chosen: 8 rows of public.orders have another value/, 'and why');
 assert_clean($node);
 
@@ -216,7 +216,7 @@ COMMIT;
 $job = with_writers('without tenants', '', '', 'metadata');
 is(summary($job, 'method'), 'metadata', 'done by metadata');
 $job = with_writers('with tenants', ", 'own'", ', tenant_id', 'auto');
-is(summary($job, 'method'), 'ranges', 'done by rows');
+is(summary($job, 'method'), 'pages', 'done by rows');
 $node->safe_psql('postgres', 'DROP TABLE twin');
 
 #
