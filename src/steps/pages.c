@@ -46,7 +46,7 @@
 #include "engine/sqltext.h"
 #include "steps/pass.h"
 
-#define CHUNK_BLOCKS	1024
+#define CHUNK_BLOCKS	2048
 #define MOST_CHUNKS		4
 
 /* A leaf with fewer blocks is done in ranges */

@@ -75,7 +75,9 @@ SELECT tenantmig.start(:plan);
 CALL tenantmig.wait(:plan);
 SELECT attnotnull FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'tenant_id';
 
--- in the foreground; the job is paused first, so that no worker takes it
+-- in the foreground; the job is paused first, so that no worker takes it, and
+-- none is about to end and to look for more
+CALL tm_test.wait_until($$SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tenantmig worker'$$);
 CREATE TABLE here (id int, tenant_id text);
 INSERT INTO here VALUES (1, 'a');
 SELECT tm_test.keep('here', '');
