@@ -168,6 +168,8 @@ typedef enum RunOutcome
  * exit.  In the foreground: within SPI in non-atomic mode; errors of the job
  * are raised after they were recorded.
  */
-extern RunOutcome job_run(int64 id, bool foreground);
+extern RunOutcome job_run(int64 id);
+/* The same for one that this session has claimed; releases the claim */
+extern RunOutcome job_run_claimed(int64 id, bool foreground);
 
 #endif							/* TENANTMIG_RUN_H */
