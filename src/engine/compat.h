@@ -45,6 +45,13 @@
 #define vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
 #endif
 
+/* 17 put the number of the local transaction into the vxid */
+#if PG_VERSION_NUM >= 170000
+#define my_local_xid() (MyProc->vxid.lxid)
+#else
+#define my_local_xid() (MyProc->lxid)
+#endif
+
 /* 17 gave LockHeldByMe a third argument */
 #if PG_VERSION_NUM >= 170000
 #define lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode), false)
