@@ -50,3 +50,18 @@ CREATE TRIGGER tenant_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON te
 FOR EACH STATEMENT EXECUTE FUNCTION tenantmig.tenant_changed();
 COMMENT ON TRIGGER tenant_changed ON tenantmig.tenant IS 'All sessions look again who is suspended';
 ALTER TABLE tenantmig.tenant ENABLE ALWAYS TRIGGER tenant_changed;
+
+CREATE FUNCTION tenantmig.lock_tenant(tenant text, setting text DEFAULT 'app.current_tenant_id')
+RETURNS text LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_lock_tenant';
+COMMENT ON FUNCTION tenantmig.lock_tenant(text, text) IS
+'Work for a tenant until the session ends or is unlocked with the token that is returned; nothing else changes it';
+
+CREATE FUNCTION tenantmig.unlock_tenant(token text)
+RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_unlock_tenant';
+COMMENT ON FUNCTION tenantmig.unlock_tenant(text) IS
+'Unlock the session; after some wrong tokens the session is ended';
+
+CREATE FUNCTION tenantmig.locked_tenant() RETURNS text
+LANGUAGE c STABLE PARALLEL SAFE LEAKPROOF AS 'MODULE_PATHNAME', 'tenantmig_locked_tenant';
+COMMENT ON FUNCTION tenantmig.locked_tenant() IS
+'The tenant that the session is locked for; NULL while it is not locked';

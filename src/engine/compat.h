@@ -47,10 +47,11 @@
 
 /* 17 put the number of the local transaction into the vxid */
 #if PG_VERSION_NUM >= 170000
-#define my_local_xid() (MyProc->vxid.lxid)
+#define proc_local_xid(proc) ((proc)->vxid.lxid)
 #else
-#define my_local_xid() (MyProc->lxid)
+#define proc_local_xid(proc) ((proc)->lxid)
 #endif
+#define my_local_xid() proc_local_xid(MyProc)
 
 /* 17 gave LockHeldByMe a third argument */
 #if PG_VERSION_NUM >= 170000

@@ -180,7 +180,8 @@ not_closed(const char *tenant, uint64 key)
 	{
 		PGPROC	   *proc = vxid_proc(vxids[i]);
 
-		if (proc)
+		/* a prepared transaction keeps the number of the process that made it */
+		if (proc && proc_local_xid(proc) == vxids[i].localTransactionId)
 			pid = proc->pid;
 	}
 	ereport(ERROR,

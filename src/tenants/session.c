@@ -29,6 +29,7 @@
 #include "engine/query.h"
 #include "engine/sqltext.h"
 #include "tenants/registry.h"
+#include "tenants/session.h"
 
 PG_FUNCTION_INFO_V1(tenantmig_use_tenant);
 PG_FUNCTION_INFO_V1(tenantmig_current_tenant);
@@ -133,24 +134,13 @@ set_path(List *names, const Home *home, bool is_local)
 	set_setting("search_path", sql_name_list(path), is_local);
 }
 
-Datum
-tenantmig_use_tenant(PG_FUNCTION_ARGS)
+void
+session_use_tenant(const char *tenant, const char *setting, bool is_local)
 {
-	char	   *tenant = registry_tenant_argument(fcinfo);
-	bool		is_local;
-	char	   *setting;
 	List	   *path = search_path_names();
 	Home		home;
 
-	if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null",
-						PG_ARGISNULL(1) ? "is_local" : "setting")));
-	is_local = PG_GETARG_BOOL(1);
-	setting = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	custom_setting_check(setting);
-
 	find_home(tenant, path, &home);
 	if (strcmp(home.placement, "database") == 0)
 		ereport(ERROR,
@@ -158,6 +148,33 @@ tenantmig_use_tenant(PG_FUNCTION_ARGS)
 				 errmsg("tenant \"%s\" lives in a database of its own",
 						sql_printable(tenant)),
 				 errhint("Connect to that database instead.")));
+	set_path(path, &home, is_local);
+	set_setting(setting, tenant, is_local);
+}
+
+char *
+session_setting_argument(FunctionCallInfo fcinfo, int argument)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("setting must not be null")));
+	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+Datum
+tenantmig_use_tenant(PG_FUNCTION_ARGS)
+{
+	char	   *tenant = registry_tenant_argument(fcinfo);
+	char	   *setting = session_setting_argument(fcinfo, 2);
+	bool		is_local;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("is_local must not be null")));
+	is_local = PG_GETARG_BOOL(1);
+	session_use_tenant(tenant, setting, is_local);
 
 	/* As the server says it of SET LOCAL */
 	if (is_local && !IsTransactionBlock() && !IsSubTransaction())
@@ -167,8 +184,6 @@ tenantmig_use_tenant(PG_FUNCTION_ARGS)
 						sql_printable(tenant)),
 				 errdetail("There is no transaction block."),
 				 errhint("Use BEGIN first, or is_local => false.")));
-	set_path(path, &home, is_local);
-	set_setting(setting, tenant, is_local);
 	PG_RETURN_VOID();
 }
 
