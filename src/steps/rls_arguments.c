@@ -119,6 +119,8 @@ rls_arguments_to_json(const RlsArguments *arguments)
 	json_put_bool(object, "force", arguments->force);
 	json_put_text(object, "on_missing",
 				  arguments->raise_missing ? "error" : "deny");
+	json_put_bool(object, "inline", arguments->inlined);
+	json_put_bool(object, "set_default", arguments->set_default);
 	return json_end(object);
 }
 
@@ -132,6 +134,8 @@ rls_arguments_from_json(Jsonb *object, RlsArguments *arguments)
 	arguments->force = json_bool(object, "force", true);
 	arguments->raise_missing = strcmp(json_text(object, "on_missing"),
 									  "error") == 0;
+	arguments->inlined = json_bool(object, "inline", false);
+	arguments->set_default = json_bool(object, "set_default", false);
 }
 
 bool
