@@ -45,6 +45,14 @@
 #define vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
 #endif
 
+/* 17 put the number of the local transaction into the vxid */
+#if PG_VERSION_NUM >= 170000
+#define proc_local_xid(proc) ((proc)->vxid.lxid)
+#else
+#define proc_local_xid(proc) ((proc)->lxid)
+#endif
+#define my_local_xid() proc_local_xid(MyProc)
+
 /* 17 gave LockHeldByMe a third argument */
 #if PG_VERSION_NUM >= 170000
 #define lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode), false)

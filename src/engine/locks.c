@@ -114,7 +114,9 @@ holder_pid(const LOCKTAG *tag, LOCKMODE mode, bool *held)
 	{
 		PGPROC	   *proc = vxid_proc(vxids[i]);
 
-		if (proc && proc->pid != 0)
+		/* a prepared transaction keeps the number of the process that made it */
+		if (proc && proc->pid != 0 &&
+			proc_local_xid(proc) == vxids[i].localTransactionId)
 			return proc->pid;
 	}
 	return 0;

@@ -15,6 +15,8 @@ static const StepOps *const kinds[] = {
 	&not_null_ops,
 	&rls_enable_ops,
 	&rls_disable_ops,
+	&fence_ops,
+	&unfence_ops,
 	&undo_ops,
 };
 
