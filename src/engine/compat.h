@@ -108,4 +108,16 @@
 #define MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+/* 16 made inheriting and SET ROLE matters of each membership; before, a role
+ * inherits or not, and every member may SET ROLE.  As SQL, of a row m of
+ * pg_auth_members and the row r of pg_roles of its member.  Who may grant a
+ * membership may give it to himself with SET. */
+#if PG_VERSION_NUM >= 160000
+#define MEMBER_INHERITS "m.inherit_option"
+#define MEMBER_CAN_SET "(m.set_option OR m.admin_option)"
+#else
+#define MEMBER_INHERITS "r.rolinherit"
+#define MEMBER_CAN_SET "true"
+#endif
+
 #endif							/* TENANTMIG_COMPAT_H */
