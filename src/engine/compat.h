@@ -74,6 +74,20 @@
 	PortalRun((portal), FETCH_ALL, true, true, (dest), (dest), (qc))
 #endif
 
+/* and from ExecutorRun */
+#if PG_VERSION_NUM >= 180000
+#define executor_run(desc) ExecutorRun((desc), ForwardScanDirection, 0)
+#else
+#define executor_run(desc) ExecutorRun((desc), ForwardScanDirection, 0, true)
+#endif
+
+/* 16 tells apart who has a role's privileges from who may become the role */
+#if PG_VERSION_NUM >= 160000
+#define may_set_role(member, role) member_can_set_role((member), (role))
+#else
+#define may_set_role(member, role) is_member_of_role((member), (role))
+#endif
+
 /* 17 can end a transaction that takes long; a job must not have that */
 #if PG_VERSION_NUM >= 170000
 #define HAVE_TRANSACTION_TIMEOUT 1
