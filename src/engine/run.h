@@ -33,7 +33,7 @@ typedef struct JobRun
 	Oid			relid;			/* the table, resolved when the run started */
 	Oid			owner;			/* its owner, as whom the user's code runs */
 	bool		foreground;		/* CALL run(), in a session of the user's */
-	bool		cancelling;		/* only to clean up */
+	bool		cancelling;		/* what it has built goes too */
 	bool		ending;			/* cleaning up, which does not give up */
 	bool		reason_untold;	/* the row has another throttle_reason */
 	bool		lost;			/* the claim: the row is not to be written */
@@ -127,8 +127,8 @@ extern void run_statement_within(JobRun *run, Oid relid, LOCKMODE mode,
 /* Within a transaction: the owner of a table, false when it is gone */
 extern bool run_find_owner(Oid relid, Oid *owner);
 
-/* Run the inverses of the temporary steps of this job, and of a top-level step
- * that has begun and not ended */
+/* Run the inverses of the temporary steps of this job, of a top-level step that
+ * has begun and not ended, and of all of those if the job is cancelled */
 extern void run_clean_up(JobRun *run);
 
 /* A step outside of a transaction block: journaled, run, marked */

@@ -241,6 +241,7 @@ wants_a_person(const ErrorData *error)
 static void
 end_cancelled(JobRun *run)
 {
+	run->cancelling = true;
 	clean_up_after_error(run);
 	run_bookkeeping(run, set_state_body, "cancelled");
 }

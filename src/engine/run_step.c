@@ -376,6 +376,22 @@ resolve_body(JobRun *run, void *arg)
 	}
 }
 
+/*
+ * What goes at the end of the job: temporary steps, and what has begun at the
+ * top level and not ended.  A job that is cancelled takes along what it has built
+ * there; one that failed leaves that to the next attempt, or to undo.
+ */
+static bool
+wants_clean_up(const JobRun *run, const JobStep *step)
+{
+	bool		done = strcmp(step->state, "done") == 0;
+
+	if (step->kind == STEP_TOPLEVEL)
+		return strcmp(step->state, "running") == 0 ||
+			(done && (step->temporary || run->cancelling));
+	return done && step->temporary;
+}
+
 void
 run_clean_up(JobRun *run)
 {
@@ -393,8 +409,7 @@ run_clean_up(JobRun *run)
 	{
 		JobStep    *step = list_nth(steps, i);
 
-		if (!(step->temporary && strcmp(step->state, "done") == 0) &&
-			!(step->kind == STEP_TOPLEVEL && strcmp(step->state, "running") == 0))
+		if (!wants_clean_up(run, step))
 			continue;
 		if (!run->ending)
 			run_set_phase(run, "removing helpers");

@@ -28,6 +28,7 @@
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "steps/index.h"
 #include "steps/kinds.h"
 #include "steps/target.h"
 
@@ -279,4 +280,5 @@ const StepOps undo_ops = {
 	.kind = "undo",
 	.plan = undo_plan,
 	.run = undo_run,
+	.find_inverse = index_find_inverse,	/* it may have to build one again */
 };
