@@ -279,34 +279,38 @@ describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 }
 
 static bool
-lock_tree(Oid relid, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
+lock_trees(List *relids, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	volatile Oid current = relid;
+	volatile Oid current = linitial_oid(relids);
 	volatile bool had = false;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		List	   *children;
 		ListCell   *lc;
 		int			save_nestlevel = NewGUCNestLevel();
 		TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   longest_ms);
 
 		MemoryContextSwitchTo(context);
-		lock_set_timeout(longest_ms);
-		LockRelationOid(relid, mode);
-		children = find_all_inheritors(relid, NoLock, NULL);
-		foreach(lc, children)
+		foreach(lc, relids)
 		{
+			ListCell   *below;
+
 			current = lfirst_oid(lc);
-			if (current == relid)
-				continue;
 			/* those that are had already are in others' way all the while */
 			lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
 			LockRelationOid(current, mode);
+			foreach(below, find_all_inheritors(current, NoLock, NULL))
+			{
+				if (lfirst_oid(below) == lfirst_oid(lc))
+					continue;
+				current = lfirst_oid(below);
+				lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
+				LockRelationOid(current, mode);
+			}
 		}
 		AtEOXact_GUC(false, save_nestlevel);
 		ReleaseCurrentSubTransaction();
@@ -335,10 +339,23 @@ lock_tree(Oid relid, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 	return had;
 }
 
+static int
+short_of_deadlock(void)
+{
+	return Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2));
+}
+
 bool
 lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 {
-	return lock_tree(relid, mode, setting_lock_timeout, blocker);
+	return lock_trees(list_make1_oid(relid), mode, setting_lock_timeout, blocker);
+}
+
+bool
+lock_trees_try(List *relids, LOCKMODE mode, LockBlocker *blocker)
+{
+	return lock_trees(relids, mode, list_length(relids) > 1 ? short_of_deadlock()
+					  : setting_lock_timeout, blocker);
 }
 
 /*
@@ -392,8 +409,7 @@ lock_tree_or_error(Oid relid, LOCKMODE mode)
 
 	if (holds_strong_lock())
 	{
-		if (lock_tree(relid, mode, Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2)),
-					  &blocker))
+		if (lock_trees(list_make1_oid(relid), mode, short_of_deadlock(), &blocker))
 			return;
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

@@ -114,6 +114,9 @@ extern void run_statement(JobRun *run, Oid relid, LOCKMODE mode,
 /* Within a transaction: the lock, or an error that names who is in the way */
 extern void run_lock(Oid relid, LOCKMODE mode);
 
+/* The same for several relations, in that order, see lock_trees_try() */
+extern void run_lock_all(List *relids, LOCKMODE mode);
+
 /* The step within a transaction that is open, without the lock (mode is for the
  * journal) and without asking whether it was done already; 42P01 when the
  * relation is gone */
@@ -131,6 +134,10 @@ extern void run_clean_up(JobRun *run);
 /* A step outside of a transaction block: journaled, run, marked */
 extern void run_toplevel(JobRun *run, Oid relid, const char *statement,
 						 const char *inverse);
+
+/* The same, as a temporary step: its inverse runs at the end of the job */
+extern void run_toplevel_temporary(JobRun *run, Oid relid, const char *statement,
+								   const char *inverse);
 
 /* An attempt that was interrupted had run it to its end: mark it, so that the
  * clean-up does not take it back */

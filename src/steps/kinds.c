@@ -13,6 +13,8 @@ static const StepOps *const kinds[] = {
 	&backfill_ops,
 	&index_ops,
 	&not_null_ops,
+	&foreign_key_ops,
+	&primary_key_ops,
 	&rls_enable_ops,
 	&rls_disable_ops,
 	&fence_ops,
