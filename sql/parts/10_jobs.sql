@@ -163,6 +163,7 @@ CREATE TABLE tenantmig.job_progress (
     method text,
     method_reason text,
     held_by_pid integer,
+    workers_reason text,
     checkpoint jsonb NOT NULL DEFAULT '{}',
     updated_at timestamptz
 ) WITH (fillfactor = 50);
@@ -192,6 +193,12 @@ RETURNS integer LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'tenantmig_job_pid';
 COMMENT ON FUNCTION tenantmig.job_pid(bigint) IS
 'The process that works on a job, or NULL';
+
+CREATE FUNCTION tenantmig.job_helpers(job bigint)
+RETURNS integer[] LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'tenantmig_job_helpers';
+COMMENT ON FUNCTION tenantmig.job_helpers(bigint) IS
+'The processes that help the one which works on a job';
 
 CREATE FUNCTION tenantmig.job_visible(caller oid, home bigint, relid oid)
 RETURNS boolean LANGUAGE c STABLE PARALLEL SAFE
@@ -263,18 +270,24 @@ SELECT j.id AS job, w.pid, pg_catalog.current_database() AS datname,
        b.pid AS blocker_pid, b.query AS blocker_query,
        p.method, p.method_reason, p.held_by_pid,
        (SELECT a.query FROM pg_catalog.pg_stat_activity a
-        WHERE a.pid OPERATOR(pg_catalog.=) p.held_by_pid) AS held_by_query
+        WHERE a.pid OPERATOR(pg_catalog.=) p.held_by_pid) AS held_by_query,
+       CASE WHEN w.pid IS NOT NULL
+            THEN 1 OPERATOR(pg_catalog.+) pg_catalog.cardinality(h.pids) END AS workers,
+       h.pids AS helper_pids, p.workers_reason
 FROM tenantmig.job j
      LEFT JOIN tenantmig.job_progress p ON p.job OPERATOR(pg_catalog.=) j.id
      CROSS JOIN LATERAL (SELECT tenantmig.job_pid(j.id) AS pid OFFSET 0) w
+     CROSS JOIN LATERAL (SELECT tenantmig.job_helpers(j.id) AS pids OFFSET 0) h
      LEFT JOIN pg_catalog.pg_namespace n ON n.nspname OPERATOR(pg_catalog.=) j.schema_name
      LEFT JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid
           AND c.relname OPERATOR(pg_catalog.=) j.relation_name
      LEFT JOIN pg_catalog.pg_stat_progress_create_index i ON i.pid OPERATOR(pg_catalog.=) w.pid
      LEFT JOIN LATERAL (
           SELECT a.pid, a.query
-          FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) AS bp(pid)
+          FROM pg_catalog.unnest(pg_catalog.array_prepend(w.pid, h.pids)) AS m(pid)
+               CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(m.pid)) AS bp(pid)
                JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) bp.pid
+          WHERE a.pid OPERATOR(pg_catalog.<>) ALL (pg_catalog.array_prepend(w.pid, h.pids))
           LIMIT 1) b ON true
 WHERE j.state OPERATOR(pg_catalog.=) ANY ('{queued,running,paused}'::text[])
       AND tenantmig.job_visible(j.caller, j.home, j.relid);

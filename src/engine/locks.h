@@ -6,6 +6,7 @@
 #define TENANTMIG_LOCKS_H
 
 #include "engine/compat.h"
+#include "nodes/pg_list.h"
 #include "storage/lock.h"
 
 /* A job is claimed under a session lock: a running job whose lock is free
@@ -14,6 +15,12 @@ extern bool lock_claim_job(int64 job);
 extern void lock_release_job(int64 job);
 extern bool lock_holds_job(int64 job);
 extern int	lock_job_pid(int64 job);	/* 0: nobody */
+
+/* Whoever helps with a job holds this lock in share; nobody ever waits for it.
+ * The pids of those who do, ascending. */
+extern void lock_claim_helper(int64 job);
+extern void lock_release_helper(int64 job);
+extern List *lock_helpers(int64 job);
 
 /* One of the tenantmig.max_workers places of this database; -1: all taken */
 extern int	lock_claim_slot(void);

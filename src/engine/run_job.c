@@ -320,8 +320,8 @@ claim_and_work(JobRun *run, void *arg)
 		end_with_error(run, claimed->error);
 }
 
-static JobRun *
-new_run(bool foreground)
+JobRun *
+run_new(bool foreground)
 {
 	MemoryContext context = AllocSetContextCreate(foreground ? CurrentMemoryContext
 												  : TopMemoryContext, "tenantmig job",
@@ -362,7 +362,7 @@ job_run(int64 id, bool foreground)
 		lock_release_job(id);
 		return RUN_NO_SLOT;
 	}
-	run = new_run(foreground);
+	run = run_new(foreground);
 	error = run_catch(run, claim_and_work, &claimed);
 	lock_release_job(id);
 	lock_release_slot(slot);

@@ -151,6 +151,7 @@ count_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		pass = {.what = STATEMENT_COUNT,.phase = "counting rows",
 		.source = b->source,.rows = &range_cursor,
+		.workers = b->options.workers,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 
@@ -441,6 +442,7 @@ fill_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
 		.source = b->source,.count_rows = true,
+		.workers = b->options.workers,
 		.rows = by_ranges(b) ? &range_cursor : &page_cursor,
 		.only_so = b->options.method == METHOD_PAGES,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
@@ -461,6 +463,7 @@ count_residue(JobRun *run, BackfillRun *b, int64 *unresolved)
 {
 	Pass		pass = {.what = STATEMENT_RESIDUE,.phase = "verifying",
 		.source = b->source,.rows = &range_cursor,.bad = &b->bad,
+		.workers = b->options.workers,
 	.sets = ROWS_WHOLE};
 
 	run_pass(run, &pass);
@@ -475,6 +478,7 @@ sweep_once(JobRun *run, BackfillRun *b)
 	Pass		sweep = {.what = STATEMENT_FILL,.phase = "sweeping for residue",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
+		.workers = b->options.workers,
 	.triggers_off = b->options.triggers_off};
 
 	run_pass(run, &sweep);
@@ -576,6 +580,7 @@ assign_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
 		.triggers_off = b->options.triggers_off,
+		.workers = b->options.workers,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 	int64		assigned = 0;

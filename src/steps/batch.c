@@ -260,7 +260,8 @@ set_checkpoint(JobRun *run, const Pass *pass)
 
 /*
  * Rows in a second: the average of the first ten seconds, then one in which
- * what is ten seconds old counts for a third.  Rests are part of it.  A sweep,
+ * what is ten seconds old counts for a third.  Rests are part of it, and what
+ * helpers do.  A sweep,
  * which finds nothing most of the time, leaves it as it was.
  */
 static void
@@ -270,13 +271,14 @@ add_rate(JobRun *run, Pass *pass)
 	TimestampTz now = GetCurrentTimestamp();
 	double		elapsed = (now - pass->started) / 1000000.0;
 	double		since = (now - pass->last_commit) / 1000000.0;
+	int64		rows = feed_progress(pass->feed).rows + pass->cost.rows;
 
 	if (!pass->measured)
 		return;
 	if (elapsed < 10)
-		p->rows_per_second = (pass->updated + pass->cost.rows) / Max(elapsed, 0.001);
+		p->rows_per_second = rows / Max(elapsed, 0.001);
 	else
-		p->rows_per_second += (pass->cost.rows / Max(since, 0.001) - p->rows_per_second) *
+		p->rows_per_second += ((rows - pass->last_rows) / Max(since, 0.001) - p->rows_per_second) *
 			(1 - exp(-since / 10));
 }
 
@@ -423,11 +425,11 @@ batch_body(JobRun *run, void *arg)
 	pass->outcome.hot_rows += hot_updates(pass->set.leaf) - hot;
 	pass->outcome.xid = GetCurrentTransactionIdIfAny();
 	if (pass->count_rows)
-		STOP_POINT("batch-updated");
+		STOP_POINT(run->helping ? "helper-updated" : "batch-updated");
 	pass->cost.waiters = lock_waiters();
 	clear_stalled(run);
 	add_progress(run, pass);
 	run_write_progress(run);
-	if (pass->count_rows)
+	if (pass->count_rows && !run->helping)
 		STOP_POINT("batch-before-commit");
 }
