@@ -164,17 +164,35 @@ CREATE TABLE tenantmig.job_progress (
     method_reason text,
     held_by_pid integer,
     workers_reason text,
+    partition oid,
+    partitions_total integer,
+    partitions_done integer,
     checkpoint jsonb NOT NULL DEFAULT '{}',
     updated_at timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN tenantmig.job_progress.throttle_facts IS 'What the process at work knows of its limits, for tenantmig.throttles()';
+COMMENT ON COLUMN tenantmig.job_progress.partition IS 'The partition that the worker of the job is in';
 COMMENT ON TABLE tenantmig.job_progress IS 'How far a job is; written in the transaction of each batch; look at it through tenantmig.stat_progress';
+
+CREATE TABLE tenantmig.job_partition (
+    job bigint NOT NULL REFERENCES tenantmig.job ON DELETE CASCADE,
+    relid oid NOT NULL,
+    relation text NOT NULL,
+    rows_total bigint,
+    rows_done bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz,
+    PRIMARY KEY (job, relid)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE tenantmig.job_partition IS 'How far a job is in each partition of its table; look at it through tenantmig.job_partitions';
+COMMENT ON COLUMN tenantmig.job_partition.relid IS 'The partition, in the database that the job was recorded in; elsewhere its name counts';
+COMMENT ON COLUMN tenantmig.job_partition.rows_total IS 'Rows to change, as they were counted; null: they were not';
 
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_step', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_error', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_progress', '');
+SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_partition', '');
 
 CREATE FUNCTION tenantmig.job_state(job bigint)
 RETURNS text LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
@@ -249,6 +267,23 @@ FROM tenantmig.job_error e JOIN tenantmig.job j ON j.id OPERATOR(pg_catalog.=) e
 WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.job_errors IS 'Rows that could not be changed, and attempts that failed';
 
+CREATE VIEW tenantmig.job_partitions WITH (security_barrier) AS
+SELECT q.job, tenantmig.step_text('%R', j.home, q.relid, q.relation) AS relation, q.relid,
+       CASE WHEN j.state OPERATOR(pg_catalog.=) 'succeeded'
+                 OR q.relid OPERATOR(pg_catalog.<) c.leaf
+                 OR (q.relid OPERATOR(pg_catalog.=) c.leaf
+                     AND c.block OPERATOR(pg_catalog.=) 4294967294::bigint) THEN 'done'
+            WHEN q.rows_done OPERATOR(pg_catalog.>) 0::bigint
+                 OR q.relid OPERATOR(pg_catalog.=) c.leaf THEN 'running'
+            ELSE 'waiting' END AS state,
+       q.rows_total, q.rows_done, q.updated_at
+FROM tenantmig.job_partition q JOIN tenantmig.job j ON j.id OPERATOR(pg_catalog.=) q.job
+     LEFT JOIN tenantmig.job_progress p ON p.job OPERATOR(pg_catalog.=) j.id
+     CROSS JOIN LATERAL (SELECT (p.checkpoint OPERATOR(pg_catalog.->>) 'leaf')::oid AS leaf,
+                                (p.checkpoint OPERATOR(pg_catalog.->>) 'block')::bigint AS block) c
+WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
+COMMENT ON VIEW tenantmig.job_partitions IS 'How far each job is in the partitions of its table';
+
 CREATE VIEW tenantmig.stat_progress WITH (security_barrier) AS
 SELECT j.id AS job, w.pid, pg_catalog.current_database() AS datname,
        c.oid AS relid,
@@ -273,7 +308,12 @@ SELECT j.id AS job, w.pid, pg_catalog.current_database() AS datname,
         WHERE a.pid OPERATOR(pg_catalog.=) p.held_by_pid) AS held_by_query,
        CASE WHEN w.pid IS NOT NULL
             THEN 1 OPERATOR(pg_catalog.+) pg_catalog.cardinality(h.pids) END AS workers,
-       h.pids AS helper_pids, p.workers_reason
+       h.pids AS helper_pids, p.workers_reason,
+       (SELECT pg_catalog.format('%I.%I', pn.nspname, pc.relname)
+        FROM pg_catalog.pg_class pc
+             JOIN pg_catalog.pg_namespace pn ON pn.oid OPERATOR(pg_catalog.=) pc.relnamespace
+        WHERE pc.oid OPERATOR(pg_catalog.=) p.partition) AS partition,
+       p.partitions_total, p.partitions_done
 FROM tenantmig.job j
      LEFT JOIN tenantmig.job_progress p ON p.job OPERATOR(pg_catalog.=) j.id
      CROSS JOIN LATERAL (SELECT tenantmig.job_pid(j.id) AS pid OFFSET 0) w
@@ -294,4 +334,4 @@ WHERE j.state OPERATOR(pg_catalog.=) ANY ('{queued,running,paused}'::text[])
 COMMENT ON VIEW tenantmig.stat_progress IS 'Jobs that are not ended: how far, how fast, what they wait for and who blocks them';
 
 GRANT USAGE ON SCHEMA tenantmig TO PUBLIC;
-GRANT SELECT ON tenantmig.jobs, tenantmig.job_steps, tenantmig.job_errors, tenantmig.stat_progress TO PUBLIC;
+GRANT SELECT ON tenantmig.jobs, tenantmig.job_steps, tenantmig.job_errors, tenantmig.job_partitions, tenantmig.stat_progress TO PUBLIC;

@@ -403,7 +403,8 @@ write_all(JobRun *run, OwnQuery *query)
 			   "checkpoint = COALESCE($11, checkpoint), "
 			   "throttle_facts = COALESCE($12, throttle_facts), "
 			   "method = $13, method_reason = $14, held_by_pid = NULLIF($15, 0), "
-			   "workers_reason = $16, "
+			   "workers_reason = $16, partition = NULLIF($17, 0::oid), "
+			   "partitions_total = NULLIF($18, 0), partitions_done = $19, "
 			   "updated_at = clock_timestamp() WHERE job = $1");
 	query_int8(query, run->job->id);
 	query_text(query, p->phase);
@@ -421,6 +422,9 @@ write_all(JobRun *run, OwnQuery *query)
 	query_text(query, p->method_reason);
 	query_int4(query, p->held_by_pid);
 	query_text(query, p->workers_reason);
+	query_oid(query, p->leaf);
+	query_int4(query, p->leaves_total);
+	query_datum(query, INT4OID, Int32GetDatum(p->leaves_done), p->leaves_total == 0);
 }
 
 static void

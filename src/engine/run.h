@@ -15,6 +15,9 @@ typedef struct Progress
 	int64		rows_done;
 	int64		blocks_total;
 	int64		blocks_done;
+	Oid			leaf;			/* where the leader is, of a table with several */
+	int			leaves_total;
+	int			leaves_done;
 	double		rows_per_second;
 	int64		wal_bytes;
 	int64		batches;

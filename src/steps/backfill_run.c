@@ -38,6 +38,7 @@
 #include "engine/template.h"
 #include "engine/stop_point.h"
 #include "steps/backfill.h"
+#include "steps/leaf_progress.h"
 #include "steps/metadata.h"
 #include "steps/pass.h"
 #include "steps/target.h"
@@ -151,12 +152,13 @@ count_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		pass = {.what = STATEMENT_COUNT,.phase = "counting rows",
 		.source = b->source,.rows = &range_cursor,
-		.workers = b->options.workers,
+		.workers = b->options.workers,.totals = true,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 
 	if (b->counted)
 		return;
+	leaf_progress_forget(run);
 	run_pass(run, &pass);
 	if (pass.counted[3] > 0 || b->conflicts > 0)
 	{

@@ -36,6 +36,7 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
+#include "steps/leaf_progress.h"
 #include "steps/pass.h"
 #include "steps/target.h"
 #include "steps/triggers_off.h"
@@ -340,6 +341,9 @@ add_progress(JobRun *run, Pass *pass)
 	feed = feed_progress(pass->feed);
 	p->blocks_done = feed.blocks_done;
 	p->blocks_total = feed.blocks_total;
+	p->leaf = feed.leaves_total > 1 ? pass->set.leaf : InvalidOid;
+	p->leaves_total = feed.leaves_total > 1 ? feed.leaves_total : 0;
+	p->leaves_done = feed.leaves_done;
 	if (pass->set.tids == NULL)
 		p->blocks_done += pass->set.until - pass->set.from;
 	if (pass->resumable)
@@ -369,6 +373,14 @@ take_part(Pass *pass)
 	return true;
 }
 
+/* Of what has been counted: rows that are to be changed */
+static int64
+rows_needed(const Pass *pass)
+{
+	return pass->counted[0] +
+		(pass->source->on_conflict == CONFLICT_OVERWRITE ? pass->counted[3] : 0);
+}
+
 static void
 clear_stalled(JobRun *run)
 {
@@ -390,6 +402,7 @@ batch_body(JobRun *run, void *arg)
 	instr_time	end;
 	uint64		wal = pgWalUsage.wal_bytes;
 	int64		hot;
+	int64		needed = rows_needed(pass);
 
 	pass->executing = false;
 	run_check_request(run);
@@ -430,6 +443,7 @@ batch_body(JobRun *run, void *arg)
 	clear_stalled(run);
 	add_progress(run, pass);
 	run_write_progress(run);
+	leaf_progress_add(run, pass, rows_needed(pass) - needed);
 	if (pass->count_rows && !run->helping)
 		STOP_POINT("batch-before-commit");
 }

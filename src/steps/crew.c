@@ -156,6 +156,7 @@ portable(const JobRun *run, const Pass *pass)
 	{
 		.what = pass->what,.only_so = pass->only_so,
 			.resumable = pass->resumable,.count_rows = pass->count_rows,
+			.totals = pass->totals,
 			.limited = pass->limited,.max_errors = pass->max_errors,
 			.triggers_off = pass->triggers_off,.sets = pass->sets,
 			.source_job = pass->source_job ? pass->source_job : run->job->id

@@ -348,7 +348,8 @@ FeedProgress
 feed_progress(Feed *feed)
 {
 	FeedPlace	place = next_place(feed);
-	FeedProgress p = {.leaves_total = feed->count,.leaves_done = place.leaf};
+	FeedProgress p = {.leaves_total = feed->count,
+	.leaves_done = oldest_place(feed).leaf};
 
 	for (int i = 0; i < feed->count; i++)
 	{

@@ -35,6 +35,7 @@ typedef struct Pass
 	RowPosition start;
 	bool		resumable;		/* its position goes into the checkpoint */
 	bool		count_rows;		/* its updates count as progress */
+	bool		totals;			/* what it counts are the totals of the job */
 	bool		measured;		/* its speed is the speed of the job */
 	bool		limited;		/* its batches have a time limit */
 	int64		max_errors;		/* rows that may fail */
