@@ -46,6 +46,7 @@ PG_FUNCTION_INFO_V1(tenantmig_purge_jobs);
 PG_FUNCTION_INFO_V1(tenantmig_job_state);
 PG_FUNCTION_INFO_V1(tenantmig_job_phase);
 PG_FUNCTION_INFO_V1(tenantmig_job_pid);
+PG_FUNCTION_INFO_V1(tenantmig_job_helpers);
 
 static bool
 is(const char *state, const char *other)
@@ -270,6 +271,20 @@ tenantmig_job_pid(PG_FUNCTION_ARGS)
 	if (pid == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT32(pid);
+}
+
+Datum
+tenantmig_job_helpers(PG_FUNCTION_ARGS)
+{
+	Job		   *job = job_read(PG_GETARG_INT64(0));
+	List	   *pids = job && job_is_visible(job) ? lock_helpers(job->id) : NIL;
+	Datum	   *values = palloc(sizeof(Datum) * (list_length(pids) + 1));
+	ListCell   *lc;
+
+	foreach(lc, pids)
+		values[foreach_current_index(lc)] = Int32GetDatum(lfirst_int(lc));
+	PG_RETURN_ARRAYTYPE_P(construct_array(values, list_length(pids), INT4OID,
+										  sizeof(int32), true, TYPALIGN_INT));
 }
 
 /* What the progress row says, and how long the job has been queued */

@@ -321,8 +321,8 @@ claim_and_work(JobRun *run, void *arg)
 		end_with_error(run, claimed->error);
 }
 
-static JobRun *
-new_run(bool foreground)
+JobRun *
+run_new(bool foreground)
 {
 	MemoryContext context = AllocSetContextCreate(foreground ? CurrentMemoryContext
 												  : TopMemoryContext, "tenantmig job",
@@ -367,7 +367,7 @@ job_run_claimed(int64 id, bool foreground)
 		lock_release_job(id);
 		return RUN_NO_SLOT;
 	}
-	run = new_run(foreground);
+	run = run_new(foreground);
 	error = run_catch(run, claim_and_work, &claimed);
 	STOP_POINT("job-ended");
 	lock_release_job(id);

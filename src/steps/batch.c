@@ -39,6 +39,7 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
+#include "steps/leaf_progress.h"
 #include "steps/pass.h"
 #include "steps/target.h"
 #include "steps/triggers_off.h"
@@ -296,7 +297,8 @@ set_checkpoint(JobRun *run, const Pass *pass)
 
 /*
  * Rows in a second: the average of the first ten seconds, then one in which
- * what is ten seconds old counts for a third.  Rests are part of it.  A sweep,
+ * what is ten seconds old counts for a third.  Rests are part of it, and what
+ * helpers do.  A sweep,
  * which finds nothing most of the time, leaves it as it was.
  */
 static void
@@ -306,13 +308,14 @@ add_rate(JobRun *run, Pass *pass)
 	TimestampTz now = GetCurrentTimestamp();
 	double		elapsed = (now - pass->started) / 1000000.0;
 	double		since = (now - pass->last_commit) / 1000000.0;
+	int64		rows = feed_progress(pass->feed).rows + pass->cost.rows;
 
 	if (!pass->measured)
 		return;
 	if (elapsed < 10)
-		p->rows_per_second = (pass->updated + pass->cost.rows) / Max(elapsed, 0.001);
+		p->rows_per_second = rows / Max(elapsed, 0.001);
 	else
-		p->rows_per_second += (pass->cost.rows / Max(since, 0.001) - p->rows_per_second) *
+		p->rows_per_second += ((rows - pass->last_rows) / Max(since, 0.001) - p->rows_per_second) *
 			(1 - exp(-since / 10));
 }
 
@@ -374,6 +377,9 @@ add_progress(JobRun *run, Pass *pass)
 	feed = feed_progress(pass->feed);
 	p->blocks_done = feed.blocks_done;
 	p->blocks_total = feed.blocks_total;
+	p->leaf = feed.leaves_total > 1 ? pass->set.leaf : InvalidOid;
+	p->leaves_total = feed.leaves_total > 1 ? feed.leaves_total : 0;
+	p->leaves_done = feed.leaves_done;
 	if (pass->set.tids == NULL)
 		p->blocks_done += pass->set.until - pass->set.from;
 	if (pass->resumable)
@@ -403,6 +409,14 @@ take_part(Pass *pass)
 	return true;
 }
 
+/* Of what has been counted: rows that are to be changed */
+static int64
+rows_needed(const Pass *pass)
+{
+	return pass->counted[0] +
+		(pass->source->on_conflict == CONFLICT_OVERWRITE ? pass->counted[3] : 0);
+}
+
 static void
 clear_stalled(JobRun *run)
 {
@@ -424,6 +438,7 @@ batch_body(JobRun *run, void *arg)
 	instr_time	end;
 	uint64		wal = pgWalUsage.wal_bytes;
 	int64		hot;
+	int64		needed = rows_needed(pass);
 
 	pass->executing = false;
 	run_check_request(run);
@@ -459,11 +474,12 @@ batch_body(JobRun *run, void *arg)
 	pass->outcome.hot_rows += hot_updates(pass->set.leaf) - hot;
 	pass->outcome.xid = GetCurrentTransactionIdIfAny();
 	if (pass->count_rows)
-		STOP_POINT("batch-updated");
+		STOP_POINT(run->helping ? "helper-updated" : "batch-updated");
 	pass->cost.waiters = lock_waiters();
 	clear_stalled(run);
 	add_progress(run, pass);
 	run_write_progress(run);
-	if (pass->count_rows)
+	leaf_progress_add(run, pass, rows_needed(pass) - needed);
+	if (pass->count_rows && !run->helping)
 		STOP_POINT("batch-before-commit");
 }

@@ -47,7 +47,7 @@
 #include "steps/pass.h"
 
 #define CHUNK_BLOCKS	512
-#define MOST_CHUNKS		4
+#define MOST_CHUNKS		FEED_MOST_PIECES
 
 /* A leaf with fewer blocks is done in ranges */
 #define SMALL_LEAF		32
@@ -105,7 +105,6 @@ struct RowCursor
 	const Source *source;
 	bool		only;
 	Chunk		chunks[MOST_CHUNKS];
-	bool		fed;			/* the feed has given all */
 	LeafFacts	leaf;
 	bool		has_unset;
 	Datum		unset;			/* the placeholder */
@@ -335,16 +334,11 @@ take_chunk(RowCursor *cursor, Chunk *chunk)
 	uint8	   *finished = chunk->finished;
 	uint8	   *tried = chunk->tried;
 
-	if (cursor->fed)
-		return false;
 	memset(chunk, 0, sizeof(Chunk));
 	chunk->finished = finished;
 	chunk->tried = tried;
 	if (!feed_take(cursor->feed, cursor->taker, CHUNK_BLOCKS, &chunk->piece))
-	{
-		cursor->fed = true;
 		return false;
-	}
 	if (chunk->finished == NULL)
 	{
 		chunk->finished = MemoryContextAlloc(cursor->context, (pages + 7) / 8);
@@ -357,29 +351,23 @@ take_chunk(RowCursor *cursor, Chunk *chunk)
 	return true;
 }
 
-/* The taker holds what comes first of all its chunks */
 static void
-hold_oldest(RowCursor *cursor)
+hold_chunks(RowCursor *cursor)
 {
-	Piece	   *oldest = NULL;
+	Piece		pieces[MOST_CHUNKS];
+	int			count = 0;
 
 	for (int i = 0; i < MOST_CHUNKS; i++)
-	{
-		Piece	   *piece = &cursor->chunks[i].piece;
-
-		if (cursor->chunks[i].used &&
-			(oldest == NULL || piece->number < oldest->number ||
-			 (piece->number == oldest->number && piece->from < oldest->from)))
-			oldest = piece;
-	}
-	feed_hold(cursor->feed, cursor->taker, oldest);
+		if (cursor->chunks[i].used)
+			pieces[count++] = cursor->chunks[i].piece;
+	feed_hold(cursor->feed, cursor->taker, pieces, count);
 }
 
 static void
 release_chunk(RowCursor *cursor, Chunk *chunk)
 {
 	chunk->used = false;
-	hold_oldest(cursor);
+	hold_chunks(cursor);
 }
 
 /* Whether pruning can make room of what the last lap has left */
@@ -628,7 +616,7 @@ page_done(RowCursor *cursor, const RowSet *set, const RowOutcome *outcome,
 										  outcome->ms, target_ms);
 		chunk->piece.from = set->until;
 		chunk->used = chunk->piece.from < chunk->piece.until;
-		hold_oldest(cursor);
+		hold_chunks(cursor);
 		return;
 	}
 	cursor->rows = Min(rows_adapt(cursor->rows, cursor->count, outcome->ms,
