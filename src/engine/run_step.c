@@ -257,13 +257,28 @@ take_back_toplevel(JobRun *run, InverseArg *a)
 	STOP_POINT("inverse-after");
 }
 
+static void
+undone_body(JobRun *run, void *arg)
+{
+	InverseArg *a = arg;
+
+	step_set_state(a->target->id, a->step->position, "undone");
+}
+
 void
 run_inverse(JobRun *run, const Job *target, const JobStep *step)
 {
 	InverseArg	arg = {.target = target,.step = step};
+	const StepOps *ops = step_ops(target->kind);
 
+	if (step->inverse != NULL && ops->take_back &&
+		ops->take_back(run, target, step))
+	{
+		run_bookkeeping(run, undone_body, &arg);
+		return;
+	}
 	if (step->inverse != NULL && step->kind == STEP_BATCHES)
-		step_ops(target->kind)->undo_batches(run, target, step);
+		ops->undo_batches(run, target, step);
 	if (step->inverse != NULL && step->kind == STEP_TOPLEVEL)
 		take_back_toplevel(run, &arg);
 	run_patiently(run, inverse_body, &arg);

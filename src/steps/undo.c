@@ -180,6 +180,8 @@ undo_plan(const Job *job, Oid relid)
 	List	   *steps = step_list(job->target);
 	int			count = 0;
 
+	if (step_ops(target->kind)->plan_undo)
+		return step_ops(target->kind)->plan_undo(job, target, relid);
 	for (int i = list_length(steps) - 1; i >= 0; i--)
 	{
 		JobStep    *step = list_nth(steps, i);
