@@ -5,7 +5,7 @@
  * Advisory locks.  Ours are advisory locks of the lock manager with a fourth
  * field that no SQL function can make, so that they never meet those of the
  * application.  pg_locks shows them as locktype advisory with an objsubid of
- * LOCK_JOB, LOCK_SLOT or LOCK_RECORDING.  A function of the user's that calls
+ * LOCK_JOB, LOCK_SLOT, LOCK_RECORDING or LOCK_HELPER.  A function of the user's that calls
  * pg_advisory_unlock_all() in a worker can still drop the claim, hence
  * lock_holds_job(), asked for in each batch.
  *
@@ -40,6 +40,7 @@
 #define LOCK_JOB		0x7401
 #define LOCK_SLOT		0x7402
 #define LOCK_RECORDING	0x7403
+#define LOCK_HELPER		0x7404
 
 static void
 set_tag(LOCKTAG *tag, int64 key, int what)
@@ -114,7 +115,9 @@ holder_pid(const LOCKTAG *tag, LOCKMODE mode, bool *held)
 	{
 		PGPROC	   *proc = vxid_proc(vxids[i]);
 
-		if (proc && proc->pid != 0)
+		/* a prepared transaction keeps the number of the process that made it */
+		if (proc && proc->pid != 0 &&
+			proc_local_xid(proc) == vxids[i].localTransactionId)
 			return proc->pid;
 	}
 	return 0;
@@ -152,6 +155,44 @@ lock_job_pid(int64 job)
 	set_tag(&tag, job, LOCK_JOB);
 	(void) count_holders(&tag, 1, &pid);
 	return pid;
+}
+
+void
+lock_claim_helper(int64 job)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, job, LOCK_HELPER);
+	if (!lock_held_by_me(&tag, ShareLock))
+		(void) LockAcquire(&tag, ShareLock, true, true);
+}
+
+void
+lock_release_helper(int64 job)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, job, LOCK_HELPER);
+	if (lock_held_by_me(&tag, ShareLock))
+		(void) LockRelease(&tag, ShareLock, true);
+}
+
+List *
+lock_helpers(int64 job)
+{
+	LockData   *data = GetLockStatusData();
+	List	   *pids = NIL;
+	LOCKTAG		tag;
+
+	set_tag(&tag, job, LOCK_HELPER);
+	for (int i = 0; i < data->nelements; i++)
+		if (memcmp(&data->locks[i].locktag, &tag, sizeof(LOCKTAG)) == 0 &&
+			(data->locks[i].holdMask & LOCKBIT_ON(ShareLock)) != 0)
+			pids = lappend_int(pids, data->locks[i].pid);
+	list_sort(pids, list_int_cmp);
+	pfree(data->locks);
+	pfree(data);
+	return pids;
 }
 
 int
@@ -277,34 +318,38 @@ describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 }
 
 static bool
-lock_tree(Oid relid, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
+lock_trees(List *relids, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	volatile Oid current = relid;
+	volatile Oid current = linitial_oid(relids);
 	volatile bool had = false;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		List	   *children;
 		ListCell   *lc;
 		int			save_nestlevel = NewGUCNestLevel();
 		TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   longest_ms);
 
 		MemoryContextSwitchTo(context);
-		lock_set_timeout(longest_ms);
-		LockRelationOid(relid, mode);
-		children = find_all_inheritors(relid, NoLock, NULL);
-		foreach(lc, children)
+		foreach(lc, relids)
 		{
+			ListCell   *below;
+
 			current = lfirst_oid(lc);
-			if (current == relid)
-				continue;
 			/* those that are had already are in others' way all the while */
 			lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
 			LockRelationOid(current, mode);
+			foreach(below, find_all_inheritors(current, NoLock, NULL))
+			{
+				if (lfirst_oid(below) == lfirst_oid(lc))
+					continue;
+				current = lfirst_oid(below);
+				lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
+				LockRelationOid(current, mode);
+			}
 		}
 		AtEOXact_GUC(false, save_nestlevel);
 		ReleaseCurrentSubTransaction();
@@ -333,10 +378,23 @@ lock_tree(Oid relid, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 	return had;
 }
 
+static int
+short_of_deadlock(void)
+{
+	return Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2));
+}
+
 bool
 lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 {
-	return lock_tree(relid, mode, setting_lock_timeout, blocker);
+	return lock_trees(list_make1_oid(relid), mode, setting_lock_timeout, blocker);
+}
+
+bool
+lock_trees_try(List *relids, LOCKMODE mode, LockBlocker *blocker)
+{
+	return lock_trees(relids, mode, list_length(relids) > 1 ? short_of_deadlock()
+					  : setting_lock_timeout, blocker);
 }
 
 /*
@@ -390,8 +448,7 @@ lock_tree_or_error(Oid relid, LOCKMODE mode)
 
 	if (holds_strong_lock())
 	{
-		if (lock_tree(relid, mode, Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2)),
-					  &blocker))
+		if (lock_trees(list_make1_oid(relid), mode, short_of_deadlock(), &blocker))
 			return;
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

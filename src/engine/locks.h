@@ -6,6 +6,7 @@
 #define TENANTMIG_LOCKS_H
 
 #include "engine/compat.h"
+#include "nodes/pg_list.h"
 #include "storage/lock.h"
 
 /* A job is claimed under a session lock: a running job whose lock is free
@@ -14,6 +15,12 @@ extern bool lock_claim_job(int64 job);
 extern void lock_release_job(int64 job);
 extern bool lock_holds_job(int64 job);
 extern int	lock_job_pid(int64 job);	/* 0: nobody */
+
+/* Whoever helps with a job holds this lock in share; nobody ever waits for it.
+ * The pids of those who do, ascending. */
+extern void lock_claim_helper(int64 job);
+extern void lock_release_helper(int64 job);
+extern List *lock_helpers(int64 job);
 
 /* One of the tenantmig.max_workers places of this database; -1: all taken */
 extern int	lock_claim_slot(void);
@@ -41,6 +48,14 @@ typedef struct LockBlocker
 } LockBlocker;
 
 extern bool lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker);
+
+/*
+ * The same for several relations, in the order of the list.  Sessions of the
+ * application may want them in another order.  So with more than one, all of
+ * them are waited for together for less than a deadlock detector takes to wake
+ * up: in a deadlock it is always this process that gives way.
+ */
+extern bool lock_trees_try(List *relids, LOCKMODE mode, LockBlocker *blocker);
 
 /* The same with tenantmig.lock_retries and backoff, for functions that work in
  * the caller's transaction; without retries if that transaction has locked

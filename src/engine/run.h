@@ -15,13 +15,21 @@ typedef struct Progress
 	int64		rows_done;
 	int64		blocks_total;
 	int64		blocks_done;
+	Oid			leaf;			/* where the leader is, of a table with several */
+	int			leaves_total;
+	int			leaves_done;
 	double		rows_per_second;
 	int64		wal_bytes;
 	int64		batches;
+	int64		rows_told;		/* how much of these sums the row has, from here */
+	int64		wal_told;
+	int64		batches_told;
 	char	   *throttle_reason;	/* NULL: none */
 	const char *method;			/* how rows are chosen; a constant, or NULL */
 	char	   *method_reason;	/* why not in a better way, or NULL */
 	int			held_by_pid;	/* whose snapshot is that reason, or 0 */
+	char	   *workers_reason; /* why fewer work on it than were asked for, or
+								 * NULL */
 	Jsonb	   *checkpoint;		/* in the run's context */
 } Progress;
 
@@ -37,10 +45,16 @@ typedef struct JobRun
 	bool		ending;			/* cleaning up, which does not give up */
 	bool		reason_untold;	/* the row has another throttle_reason */
 	bool		lost;			/* the claim: the row is not to be written */
+	bool		helping;		/* the claim and the end are the leader's */
 	MemoryContext context;		/* lives as long as the run */
 	MemoryContext scratch;		/* reset before every transaction */
 	Progress	progress;
 	int			sharers;		/* processes at work on this job; 0 is 1 */
+	struct Crew *crew;			/* those processes, or NULL */
+
+	/* Looks at the others of the crew, outside of any transaction, before each
+	 * batch and in rests; may raise what became of them.  NULL: alone */
+	void		(*tend) (struct JobRun *run);
 	ThrottleState *throttle;	/* made by throttle_wait() */
 } JobRun;
 
@@ -114,6 +128,9 @@ extern void run_statement(JobRun *run, Oid relid, LOCKMODE mode,
 /* Within a transaction: the lock, or an error that names who is in the way */
 extern void run_lock(Oid relid, LOCKMODE mode);
 
+/* The same for several relations, in that order, see lock_trees_try() */
+extern void run_lock_all(List *relids, LOCKMODE mode);
+
 /* The step within a transaction that is open, without the lock (mode is for the
  * journal) and without asking whether it was done already; 42P01 when the
  * relation is gone */
@@ -131,6 +148,10 @@ extern void run_clean_up(JobRun *run);
 /* A step outside of a transaction block: journaled, run, marked */
 extern void run_toplevel(JobRun *run, Oid relid, const char *statement,
 						 const char *inverse);
+
+/* The same, as a temporary step: its inverse runs at the end of the job */
+extern void run_toplevel_temporary(JobRun *run, Oid relid, const char *statement,
+								   const char *inverse);
 
 /* An attempt that was interrupted had run it to its end: mark it, so that the
  * clean-up does not take it back */
@@ -150,10 +171,16 @@ extern ErrorData *run_take_error(JobRun *run);
 extern char *run_read_request(JobRun *run);
 extern void run_read_progress(JobRun *run);
 
+/* The same for the sums only: what others have added to them counts as well */
+extern void run_read_sums(JobRun *run);
+
 /* For the report */
 extern void run_note(JobRun *run, Jsonb *facts);
 extern void run_error_row(JobRun *run, const char *relation, Jsonb *key,
 						  const char *sqlstate, const char *message);
+
+/* A run without a job yet, in a context of its own */
+extern JobRun *run_new(bool foreground);
 
 typedef enum RunOutcome
 {
@@ -168,6 +195,8 @@ typedef enum RunOutcome
  * exit.  In the foreground: within SPI in non-atomic mode; errors of the job
  * are raised after they were recorded.
  */
-extern RunOutcome job_run(int64 id, bool foreground);
+extern RunOutcome job_run(int64 id);
+/* The same for one that this session has claimed; releases the claim */
+extern RunOutcome job_run_claimed(int64 id, bool foreground);
 
 #endif							/* TENANTMIG_RUN_H */

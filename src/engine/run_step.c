@@ -44,6 +44,15 @@ run_lock(Oid relid, LOCKMODE mode)
 		lock_not_had(&blocker);
 }
 
+void
+run_lock_all(List *relids, LOCKMODE mode)
+{
+	LockBlocker blocker;
+
+	if (!lock_trees_try(relids, mode, &blocker))
+		lock_not_had(&blocker);
+}
+
 /* As the relation is called now; an error when it is gone */
 static char *
 render(JobRun *run, const char *template, Oid relid)
@@ -137,7 +146,7 @@ begin_toplevel_body(JobRun *run, void *arg)
 	run_check_request(run);
 	a->rendered = MemoryContextStrdup(run->context, statement);
 	a->position = step_write(run->job->id, STEP_TOPLEVEL, a->relid, "running",
-							 a->statement, a->inverse, false,
+							 a->statement, a->inverse, a->temporary,
 							 ShareUpdateExclusiveLock);
 }
 
@@ -147,20 +156,37 @@ step_done_body(JobRun *run, void *arg)
 	step_set_state(run->job->id, *(int *) arg, "done");
 }
 
-void
-run_toplevel(JobRun *run, Oid relid, const char *statement, const char *inverse)
+static void
+toplevel(JobRun *run, StatementArg *arg)
 {
-	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse};
 	ErrorData  *error;
 
-	run_or_error(run, begin_toplevel_body, &arg);
+	run_or_error(run, begin_toplevel_body, arg);
 	STOP_POINT("toplevel-before");
-	error = toplevel_run(arg.rendered, relid, run->owner,
+	error = toplevel_run(arg->rendered, arg->relid, run->owner,
 						 run->job->search_path, run->context);
 	STOP_POINT("toplevel-after");
 	if (error)
 		ReThrowError(error);
-	run_bookkeeping(run, step_done_body, &arg.position);
+	run_bookkeeping(run, step_done_body, &arg->position);
+}
+
+void
+run_toplevel(JobRun *run, Oid relid, const char *statement, const char *inverse)
+{
+	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse};
+
+	toplevel(run, &arg);
+}
+
+void
+run_toplevel_temporary(JobRun *run, Oid relid, const char *statement,
+					   const char *inverse)
+{
+	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse,
+	.temporary = true};
+
+	toplevel(run, &arg);
 }
 
 static void
@@ -213,9 +239,8 @@ take_back_statement(JobRun *run, const InverseArg *a)
 
 	if (a->step->inverse == NULL || !OidIsValid(relid))
 		return;
-	run_lock(run->relid, AccessExclusiveLock);
-	if (relid != run->relid)
-		run_lock(relid, AccessExclusiveLock);
+	run_lock_all(relid == run->relid ? list_make1_oid(relid)
+				 : list_make2_oid(run->relid, relid), AccessExclusiveLock);
 	inverse = find_inverse(a, relid);
 	if (inverse)
 		run_in_time(run, inverse);
@@ -319,7 +344,8 @@ take_over_name(JobRun *run)
 void
 run_follow_name(JobRun *run)
 {
-	char	   *now = OidIsValid(run->relid) ? sql_relation(run->relid) : NULL;
+	char	   *now = OidIsValid(run->relid) && !run->helping
+		? sql_relation(run->relid) : NULL;
 
 	if (now != NULL && strcmp(now, job_relation_text(run->job)) != 0)
 		take_over_name(run);

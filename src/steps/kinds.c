@@ -14,8 +14,12 @@ static const StepOps *const kinds[] = {
 	&index_ops,
 	&not_null_ops,
 	&scope_unique_ops,
+	&foreign_key_ops,
+	&primary_key_ops,
 	&rls_enable_ops,
 	&rls_disable_ops,
+	&fence_ops,
+	&unfence_ops,
 	&undo_ops,
 };
 
