@@ -13,6 +13,7 @@ static const StepOps *const kinds[] = {
 	&backfill_ops,
 	&index_ops,
 	&not_null_ops,
+	&scope_unique_ops,
 	&foreign_key_ops,
 	&primary_key_ops,
 	&rls_enable_ops,
