@@ -272,19 +272,24 @@ is_equality(Oid operator)
 static bool
 value_isolates(Node *value, Reading *reading)
 {
+	bool		other_column = mentions(value, InvalidAttrNumber);
+
 	if (is_nothing(value))
 		return true;
-	if (mentions(value, reading->table->attnum) || fallback_walker(value, NULL))
-		reading->condition->flags |= CONDITION_DEFAULTED;
-	else if (!is_session_value(value))
-		reading->condition->flags |= CONDITION_CONSTANT;
-	else
+	if (!is_session_value(value))
 	{
-		if (reading->condition->setting == NULL)
-			(void) setting_walker(value, &reading->condition->setting);
-		return !mentions(value, InvalidAttrNumber);
+		if (!other_column)
+			reading->condition->flags |= CONDITION_CONSTANT;
+		return false;
 	}
-	return false;
+	if (mentions(value, reading->table->attnum) || fallback_walker(value, NULL))
+	{
+		reading->condition->flags |= CONDITION_DEFAULTED;
+		return false;
+	}
+	if (reading->condition->setting == NULL)
+		(void) setting_walker(value, &reading->condition->setting);
+	return !other_column;
 }
 
 /* COALESCE(column, something) */

@@ -40,11 +40,11 @@
 	"key AS MATERIALIZED (" \
 	" SELECT t.*, i.indexrelid, i.indisexclusion, i.indisprimary, c.oid AS conoid, c.conname, c.contype, " \
 	"  format('%I.%I', n.nspname, x.relname) AS index_name, x.relname AS index, am.amname, " \
-	"  c.condeferrable, c.condeferred, i.indnullsnotdistinct, i.indexprs, i.indpred, " \
+	"  c.condeferrable, c.condeferred, i.indnullsnotdistinct, " \
 	"  (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns, (i.indkey::int2[])[i.indnkeyatts:] AS included, " \
 	"  i.indnkeyatts = 1 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum = i.indkey[0] " \
 	"   AND (a.attidentity <> '' OR a.atttypid = 'uuid'::regtype OR EXISTS (SELECT FROM pg_depend d " \
-	"    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid " \
+	"    JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S' WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid " \
 	"    AND d.refobjsubid = a.attnum AND d.deptype = 'a'))) AS given_out, " \
 	"  EXISTS (SELECT FROM pg_constraint f WHERE f.confrelid = t.oid AND f.contype = 'f' AND f.conindid = i.indexrelid) AS referenced " \
 	" FROM t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid " \
@@ -84,12 +84,9 @@
 	"    FROM unnest(k.included) WITH ORDINALITY u (attnum, place) JOIN pg_attribute a ON a.attrelid = k.oid AND a.attnum = u.attnum " \
 	"    WHERE a.attnum <> k.attnum), ''), " \
 	"   CASE WHEN k.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END) " \
-	"  ELSE format('DROP INDEX %s; SELECT tenantmig.create_index(%L, ARRAY[%s], %L, is_unique => true%s%s)', " \
-	"   k.index_name, k.name, (SELECT string_agg(quote_literal(x.text), ', ' ORDER BY x.place) FROM (" \
-	"     SELECT 0 AS place, quote_ident(k.attname) AS text UNION ALL " \
-	"     SELECT p, pg_get_indexdef(k.indexrelid, p, false) FROM generate_series(1, cardinality(k.columns)) p) x), " \
-	"   k.index, COALESCE(', predicate => ' || quote_literal(pg_get_expr(k.indpred, k.oid)), ''), " \
-	"   CASE WHEN k.amname = 'btree' THEN '' ELSE format(', method => %L', k.amname) END) " \
+	"  ELSE format('DROP INDEX %s; CREATE UNIQUE INDEX %I ON %s USING %I (%I, %s', k.index_name, k.index, k.name, k.amname, k.attname, " \
+	"   substr(pg_get_indexdef(k.indexrelid), 1 + length(format('CREATE UNIQUE INDEX %I ON %s%s USING %I (', " \
+	"    k.index, CASE k.relkind WHEN 'p' THEN 'ONLY ' ELSE '' END, k.name, k.amname)))) " \
 	" END " \
 	"FROM key k, job ORDER BY k.name, k.index"
 
