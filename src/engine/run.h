@@ -149,10 +149,6 @@ extern void run_clean_up(JobRun *run);
 extern void run_toplevel(JobRun *run, Oid relid, const char *statement,
 						 const char *inverse);
 
-/* The same, as a temporary step: its inverse runs at the end of the job */
-extern void run_toplevel_temporary(JobRun *run, Oid relid, const char *statement,
-								   const char *inverse);
-
 /* An attempt that was interrupted had run it to its end: mark it, so that the
  * clean-up does not take it back */
 extern void run_toplevel_done(JobRun *run, Oid relid, const char *statement);

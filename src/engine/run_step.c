@@ -146,7 +146,7 @@ begin_toplevel_body(JobRun *run, void *arg)
 	run_check_request(run);
 	a->rendered = MemoryContextStrdup(run->context, statement);
 	a->position = step_write(run->job->id, STEP_TOPLEVEL, a->relid, "running",
-							 a->statement, a->inverse, a->temporary,
+							 a->statement, a->inverse, false,
 							 ShareUpdateExclusiveLock);
 }
 
@@ -156,37 +156,20 @@ step_done_body(JobRun *run, void *arg)
 	step_set_state(run->job->id, *(int *) arg, "done");
 }
 
-static void
-toplevel(JobRun *run, StatementArg *arg)
-{
-	ErrorData  *error;
-
-	run_or_error(run, begin_toplevel_body, arg);
-	STOP_POINT("toplevel-before");
-	error = toplevel_run(arg->rendered, arg->relid, run->owner,
-						 run->job->search_path, run->context);
-	STOP_POINT("toplevel-after");
-	if (error)
-		ReThrowError(error);
-	run_bookkeeping(run, step_done_body, &arg->position);
-}
-
 void
 run_toplevel(JobRun *run, Oid relid, const char *statement, const char *inverse)
 {
 	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse};
+	ErrorData  *error;
 
-	toplevel(run, &arg);
-}
-
-void
-run_toplevel_temporary(JobRun *run, Oid relid, const char *statement,
-					   const char *inverse)
-{
-	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse,
-	.temporary = true};
-
-	toplevel(run, &arg);
+	run_or_error(run, begin_toplevel_body, &arg);
+	STOP_POINT("toplevel-before");
+	error = toplevel_run(arg.rendered, relid, run->owner,
+						 run->job->search_path, run->context);
+	STOP_POINT("toplevel-after");
+	if (error)
+		ReThrowError(error);
+	run_bookkeeping(run, step_done_body, &arg.position);
 }
 
 static void

@@ -69,10 +69,15 @@ char *
 template_other(Oid relid)
 {
 	StringInfoData buf;
+	char	   *name = sql_relation(relid);
 
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "%%{" INT64_FORMAT " %u ", identity_home(), relid);
-	append_verbatim(&buf, sql_relation(relid));
+	append_verbatim(&buf, name);
 	appendStringInfoString(&buf, "%}");
 	return buf.data;
 }

@@ -17,7 +17,7 @@
 extern char *template_make(const char *format,...);
 
 /*
- * The piece that stands for another relation, which must exist: by its OID,
+ * The piece that stands for another relation; raises 42P01: by its OID,
  * whatever it is called when the statement is made; by the name that it has
  * now in another database than this one.
  */

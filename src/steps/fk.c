@@ -36,8 +36,8 @@
 
 /* --- reading ---------------------------------------------------------- */
 
-#define COLUMN_NAMES(relation, numbers) \
-	"(SELECT jsonb_agg(a.attname ORDER BY k.n) " \
+#define COLUMNS(what, relation, numbers) \
+	"(SELECT jsonb_agg(" what " ORDER BY k.n) " \
 	"FROM unnest(" numbers ") WITH ORDINALITY k (attnum, n) " \
 	"JOIN pg_attribute a ON a.attrelid = " relation " AND a.attnum = k.attnum)"
 
@@ -46,9 +46,12 @@
 	"'child', c.conrelid::bigint, 'child_schema', n.nspname, 'child_name', r.relname, " \
 	"'referenced', c.confrelid::bigint, 'referenced_schema', fn.nspname, " \
 	"'referenced_name', fr.relname, " \
-	"'columns', " COLUMN_NAMES("c.conrelid", "c.conkey") ", " \
-	"'referenced_columns', " COLUMN_NAMES("c.confrelid", "c.confkey") ", " \
-	"'set_columns', " COLUMN_NAMES("c.conrelid", "c.confdelsetcols") ", " \
+	"'columns', " COLUMNS("a.attname", "c.conrelid", "c.conkey") ", " \
+	"'columns_numbers', " COLUMNS("a.attnum::text", "c.conrelid", "c.conkey") ", " \
+	"'referenced_columns', " COLUMNS("a.attname", "c.confrelid", "c.confkey") ", " \
+	"'referenced_columns_numbers', " COLUMNS("a.attnum::text", "c.confrelid", "c.confkey") ", " \
+	"'set_columns', " COLUMNS("a.attname", "c.conrelid", "c.confdelsetcols") ", " \
+	"'set_columns_numbers', " COLUMNS("a.attnum::text", "c.conrelid", "c.confdelsetcols") ", " \
 	"'match', c.confmatchtype, 'on_update', c.confupdtype, 'on_delete', c.confdeltype, " \
 	"'deferrable', c.condeferrable, 'deferred', c.condeferred, 'valid', c.convalidated, " \
 	"'comment', obj_description(c.oid, 'pg_constraint'), " \
@@ -122,9 +125,10 @@ fk_parse(const Job *job, Jsonb *object)
 	fk->referenced = find_relation(job, object, "referenced");
 	fk->constraint = (Oid) json_int(object, "oid", 0);
 	fk->name = json_text(object, "name");
-	fk->columns = json_list(object, "columns");
-	fk->referenced_columns = json_list(object, "referenced_columns");
-	fk->set_columns = json_list(object, "set_columns");
+	fk->columns = key_follow_columns(job, fk->child, object, "columns");
+	fk->referenced_columns = key_follow_columns(job, fk->referenced, object,
+												"referenced_columns");
+	fk->set_columns = key_follow_columns(job, fk->child, object, "set_columns");
 	fk->match = json_text(object, "match")[0];
 	fk->on_update = json_text(object, "on_update")[0];
 	fk->on_delete = json_text(object, "on_delete")[0];

@@ -457,6 +457,23 @@ look_body(JobRun *run, void *arg)
 	identity_leave(&saved);
 }
 
+static void
+raise_violations(JobRun *run, AddRun *a)
+{
+	run_set_phase(run, "looking for rows that would violate it");
+	run_or_error(run, look_body, a);
+	fk_raise_violations(run, list_make1(a->violations),
+						"Give each row a row to point at, or remove it.");
+}
+
+static void
+validate_work(JobRun *run, void *arg)
+{
+	AddRun	   *a = arg;
+
+	fk_validate(run, a->fk, a->name);
+}
+
 /* An ordinary table's: valid, it stays */
 static void
 keep_body(JobRun *run, void *arg)
@@ -501,6 +518,7 @@ static void
 foreign_key_run(JobRun *run)
 {
 	AddRun		a = {.fk = NULL};
+	ErrorData  *error;
 
 	run_or_error(run, resolve_body, &a);
 	if (a.same)
@@ -509,14 +527,15 @@ foreign_key_run(JobRun *run)
 			run_bookkeeping(run, keep_body, &a);
 		return;
 	}
-	run_set_phase(run, "looking for rows that would violate it");
-	run_or_error(run, look_body, &a);
-	fk_raise_violations(run, list_make1(a.violations),
-						"Give each row a row to point at, or remove it.");
+	raise_violations(run, &a);
 	run_set_phase(run, "adding foreign key");
 	fk_build(run, a.fk, a.name);
 	run_set_phase(run, "validating");
-	fk_validate(run, a.fk, a.name);
+	error = run_catch(run, validate_work, &a);
+	if (error && error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION)
+		raise_violations(run, &a);	/* they came after they were looked for */
+	if (error)
+		ReThrowError(error);
 	if (a.partitioned)
 		run_patiently(run, root_body, &a);
 	else

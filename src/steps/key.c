@@ -36,8 +36,8 @@
 
 /* --- reading ---------------------------------------------------------- */
 
-#define INDEX_COLUMNS(which) \
-	"(SELECT jsonb_agg(a.attname ORDER BY k.n) " \
+#define INDEX_COLUMNS(what, which) \
+	"(SELECT jsonb_agg(" what " ORDER BY k.n) " \
 	"FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n) " \
 	"JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.attnum " \
 	"WHERE k.n " which " i.indnkeyatts)"
@@ -53,7 +53,10 @@ key_read(Oid table)
 			   "'schema_name', n.nspname, 'relation_name', r.relname, "
 			   "'oid', c.oid::bigint, 'index', c.conindid::bigint, "
 			   "'parent', c.conparentid::bigint, 'name', c.conname, "
-			   "'columns', " INDEX_COLUMNS("<=") ", 'include', " INDEX_COLUMNS(">") ", "
+			   "'columns', " INDEX_COLUMNS("a.attname", "<=") ", "
+			   "'columns_numbers', " INDEX_COLUMNS("a.attnum::text", "<=") ", "
+			   "'include', " INDEX_COLUMNS("a.attname", ">") ", "
+			   "'include_numbers', " INDEX_COLUMNS("a.attnum::text", ">") ", "
 			   "'options', (SELECT string_agg(quote_ident(split_part(o, '=', 1)) || '=' || "
 			   " quote_literal(substr(o, strpos(o, '=') + 1)), ', ') FROM unnest(x.reloptions) o), "
 			   "'tablespace', (SELECT s.spcname FROM pg_tablespace s "
@@ -77,6 +80,24 @@ key_read(Oid table)
 	return key;
 }
 
+List *
+key_follow_columns(const Job *job, Oid table, Jsonb *object, const char *names)
+{
+	List	   *numbers = json_list(object, psprintf("%s_numbers", names));
+	List	   *now = NIL;
+	ListCell   *lc;
+
+	foreach(lc, job->at_home ? numbers : NIL)
+	{
+		char	   *name = get_attname(table, (AttrNumber) atoi(lfirst(lc)), true);
+
+		if (name)
+			now = lappend(now, name);
+	}
+	return now != NIL && list_length(now) == list_length(numbers) ? now
+		: json_list(object, names);
+}
+
 KeyDef *
 key_parse(const Job *job, Jsonb *object)
 {
@@ -89,8 +110,8 @@ key_parse(const Job *job, Jsonb *object)
 	key->index = (Oid) json_int(object, "index", 0);
 	key->parent = (Oid) json_int(object, "parent", 0);
 	key->name = json_text(object, "name");
-	key->columns = json_list(object, "columns");
-	key->include = json_list(object, "include");
+	key->columns = key_follow_columns(job, key->table, object, "columns");
+	key->include = key_follow_columns(job, key->table, object, "include");
 	key->options = json_text(object, "options");
 	key->tablespace = json_text(object, "tablespace");
 	key->deferrable = json_bool(object, "deferrable", false);
@@ -176,24 +197,24 @@ key_collation(Oid collation)
 	return name;
 }
 
-char *
-key_index_text(const KeyDef *key, const char *name)
+Jsonb *
+key_index_spec(const KeyDef *key, const char *name)
 {
-	return template_make("CREATE UNIQUE INDEX CONCURRENTLY %s ON %R USING btree (%s)%s%s%s",
-						 quote_identifier(name), sql_name_list(key->columns),
-						 key->include == NIL ? ""
-						 : psprintf(" INCLUDE (%s)", sql_name_list(key->include)),
-						 key->options == NULL ? ""
-						 : psprintf(" WITH (%s)", key->options),
-						 key->tablespace == NULL ? ""
-						 : psprintf(" TABLESPACE %s", quote_identifier(key->tablespace)));
-}
+	JsonObject *spec = json_begin();
+	List	   *elements = NIL;
+	ListCell   *lc;
 
-char *
-key_index_drop_text(const char *name)
-{
-	return template_make("DROP INDEX CONCURRENTLY IF EXISTS %S.%s",
-						 quote_identifier(name));
+	foreach(lc, key->columns)
+		elements = lappend(elements, pstrdup(quote_identifier(lfirst(lc))));
+	json_put_text(spec, "name", name);
+	json_put_bool(spec, "is_unique", true);
+	json_put_text(spec, "method", "btree");
+	json_put_list(spec, "elements", elements);
+	json_put_list(spec, "names", key->columns);
+	json_put_list(spec, "include", key->include);
+	json_put_text(spec, "storage", key->options);
+	json_put_text(spec, "tablespace", key->tablespace);
+	return json_end(spec);
 }
 
 /* kind: UNIQUE or PRIMARY KEY; index: an index that is there, or NULL */

@@ -35,6 +35,11 @@ extern KeyDef *key_parse(const Job *job, Jsonb *object);
 /* The primary key's columns, NIL when there is none */
 extern List *key_columns(Oid table);
 
+/* Names of columns as they are called now, by the numbers that were recorded with
+ * them, where those mean anything */
+extern List *key_follow_columns(const Job *job, Oid table, Jsonb *object,
+								const char *names);
+
 extern bool key_has(List *columns, const char *column);
 extern bool key_same_columns(List *a, List *b);
 
@@ -43,9 +48,9 @@ extern bool key_same_columns(List *a, List *b);
 extern char *key_object(const char *alias, List *columns);
 extern char *key_collation(Oid collation);
 
-/* Templates for the table of the key */
-extern char *key_index_text(const KeyDef *key, const char *name);
-extern char *key_index_drop_text(const char *name);
+/* The index of a key as index_build_table() takes it; what adds a constraint, as
+ * a piece of a template */
+extern Jsonb *key_index_spec(const KeyDef *key, const char *name);
 extern char *key_constraint_text(const KeyDef *key, const char *name,
 								 const char *kind, const char *index);
 

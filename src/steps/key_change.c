@@ -51,6 +51,7 @@
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
 #include "engine/template.h"
+#include "steps/index.h"
 #include "steps/key_change.h"
 #include "steps/target.h"
 
@@ -307,71 +308,6 @@ key_change_back(const Job *job, const Job *target, Oid relid)
 	return change;
 }
 
-/* --- the index ---------------------------------------------------------- */
-
-typedef struct BuildArg
-{
-	TableChange *t;
-	bool		exists;
-	bool		valid;
-} BuildArg;
-
-static void
-look_body(JobRun *run, void *arg)
-{
-	BuildArg   *b = arg;
-
-	run_check_request(run);
-	b->exists = OidIsValid(key_find_index(b->t->table, b->t->temporary, &b->valid));
-}
-
-/* A concurrent build holds this lock, over all its transactions */
-static void
-nobody_builds_body(JobRun *run, void *arg)
-{
-	run_lock(((BuildArg *) arg)->t->table, ShareUpdateExclusiveLock);
-}
-
-static void
-build_index_once(JobRun *run, void *arg)
-{
-	BuildArg   *b = arg;
-	char	   *create = key_index_text(b->t->wanted, b->t->temporary);
-	char	   *drop = key_index_drop_text(b->t->temporary);
-
-	run_or_error(run, look_body, b);
-	if (b->exists && !b->valid)
-	{
-		run_set_phase(run, "dropping what an interrupted build left");
-		run_or_error(run, nobody_builds_body, b);
-		run_toplevel(run, b->t->table, drop, NULL);
-		b->exists = false;
-	}
-	run_set_phase(run, "building index");
-	if (!b->exists)
-		run_toplevel_temporary(run, b->t->table, create, drop);
-	else
-		run_toplevel_done(run, b->t->table, create);
-	STOP_POINT("key-index-built");
-}
-
-static void
-build_index(JobRun *run, TableChange *t)
-{
-	BuildArg	b = {.t = t};
-
-	for (int attempt = 0;; attempt++)
-	{
-		ErrorData  *error = run_catch(run, build_index_once, &b);
-
-		if (error == NULL)
-			return;
-		if (!run_is_transient(error) || attempt >= setting_lock_retries)
-			ReThrowError(error);
-		run_rest(run, lock_backoff(attempt), error->message);
-	}
-}
-
 /* --- the unique constraint of a partitioned table ------------------------ */
 
 /*
@@ -413,8 +349,15 @@ key_change_run(JobRun *run, KeyChange *change)
 	ListCell   *lc;
 
 	foreach(lc, change->builds ? change->tables : NIL)
-		if (!((TableChange *) lfirst(lc))->partitioned)
-			build_index(run, lfirst(lc));
+	{
+		TableChange *t = lfirst(lc);
+
+		if (t->partitioned)
+			continue;
+		(void) index_build_table(run, t->table, KEY_INDEX,
+								 key_index_spec(t->wanted, t->temporary));
+		STOP_POINT("key-index-built");
+	}
 	if (change->builds && root->partitioned)
 	{
 		run_set_phase(run, "attaching partitions");

@@ -54,6 +54,9 @@ extern void key_change_plan(const Job *job, const KeyChange *change,
 /* Do it, from wherever an earlier attempt was interrupted */
 extern void key_change_run(JobRun *run, KeyChange *change);
 
+/* The key, for index_build_table(), of the index on the new key */
+#define KEY_INDEX	"key"
+
 /* Between the two files: the tables of a tree; the unique constraint that the
  * index of a table is made, as a template; the check that keys and partitions
  * are those that the change was made out for; and the swap, as one transaction */

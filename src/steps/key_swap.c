@@ -24,6 +24,7 @@
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
 #include "engine/template.h"
+#include "steps/index.h"
 #include "steps/key_change.h"
 #include "steps/target.h"
 
@@ -63,6 +64,11 @@ key_check_tables(JobRun *run, const KeyChange *change)
 	List	   *tables = key_tables(change->relid);
 	ListCell   *lc;
 
+	if (sql_relation(change->relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s was dropped while job " INT64_FORMAT " worked on it",
+						job_relation_text(run->job), run->job->id)));
 	if (list_length(tables) != list_length(change->tables))
 		definition_changed(run, "A partition was added or has gone.");
 	foreach(lc, change->tables)
@@ -74,7 +80,8 @@ key_check_tables(JobRun *run, const KeyChange *change)
 		if (!list_member_oid(tables, t->table))
 			definition_changed(run, "A partition was added or has gone.");
 		now = key_parse(run->job, key_read(t->table));
-		if (now->constraint != t->now->constraint)
+		if (now->constraint != t->now->constraint ||
+			(now->name && strcmp(now->name, t->now->name) != 0))
 			definition_changed(run, psprintf("The primary key of %s is another one.",
 											 sql_relation(t->table)));
 		if (change->builds && !t->partitioned &&
@@ -330,7 +337,7 @@ keep_index_steps(JobRun *run, const KeyChange *change)
 
 		keep_step(run, t->table, key_unique_text(t));
 		if (!t->partitioned)
-			keep_step(run, t->table, key_index_text(t->wanted, t->temporary));
+			index_hand_over(run->job, t->table, KEY_INDEX);
 	}
 }
 
@@ -493,25 +500,16 @@ void
 key_change_plan(const Job *job, const KeyChange *change, JsonObject *plan)
 {
 	const TableChange *root = linitial(change->tables);
-	double		rows = 0;
-	int64		blocks = 0;
+	IndexEstimate estimate = {.rows = 0};
 	ListCell   *lc;
 
 	foreach(lc, change->builds ? change->tables : NIL)
 	{
 		const TableChange *t = lfirst(lc);
-		Relation	relation;
 
-		if (t->partitioned)
-			continue;
-		(void) step_write(job->id, STEP_TOPLEVEL, t->table, "planned",
-						  key_index_text(t->wanted, t->temporary),
-						  key_index_drop_text(t->temporary), true,
-						  ShareUpdateExclusiveLock);
-		relation = table_open(t->table, AccessShareLock);
-		rows += Max(RelationGetForm(relation)->reltuples, 0);
-		blocks += RelationGetNumberOfBlocks(relation);
-		table_close(relation, AccessShareLock);
+		if (!t->partitioned)
+			index_plan_table(job, t->table, t->table,
+							 key_index_spec(t->wanted, t->temporary), &estimate);
 	}
 	foreach(lc, change->builds && root->partitioned ? change->tables : NIL)
 	{
@@ -531,10 +529,5 @@ key_change_plan(const Job *job, const KeyChange *change, JsonObject *plan)
 	}
 	plan_swap(job, change);
 	json_put_list(plan, "locks", plan_locks(change));
-	json_put_int(plan, "rows_total", (int64) rows);
-	json_put_int(plan, "estimated_ms", (int64) (rows * 0.001 + blocks * 0.02));
-	json_put_int(plan, "estimated_wal_bytes",
-				 (int64) (rows * (12 + 12.0 * list_length(root->wanted->columns))));
-	json_put_int(plan, "estimated_disk_bytes",
-				 (int64) (rows * (12 + 12.0 * list_length(root->wanted->columns))));
+	index_put_estimate(plan, &estimate);
 }

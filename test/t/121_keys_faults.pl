@@ -217,7 +217,7 @@ my @changes = (
 	[ 'the tables renamed', 'ALTER TABLE items RENAME TO things; ALTER TABLE orders RENAME TO sales; CREATE TABLE orders (id int)',
 		'DROP TABLE orders; ALTER TABLE things RENAME TO items; ALTER TABLE sales RENAME TO orders', '' ],
 	[ 'a column renamed', 'ALTER TABLE items RENAME order_id TO sale_id', 'ALTER TABLE items RENAME sale_id TO order_id', '' ],
-	[ 'the constraint renamed', 'ALTER TABLE orders RENAME CONSTRAINT orders_pkey TO sales_pkey', 'ALTER TABLE orders RENAME CONSTRAINT sales_pkey TO orders_pkey', '' ],
+	[ 'the constraint renamed', 'ALTER TABLE orders RENAME CONSTRAINT orders_pkey TO sales_pkey', 'ALTER TABLE orders RENAME CONSTRAINT sales_pkey TO orders_pkey', '55000' ],
 );
 foreach my $change (@changes)
 {
