@@ -14,11 +14,10 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
-#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -27,7 +26,7 @@
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
+#include "utils/rls.h"
 
 #include "engine/compat.h"
 #include "engine/json.h"
@@ -139,6 +138,18 @@ check_referenced(Oid relid, Oid referenced)
 						quote_identifier(GetUserNameFromId(owner, false)),
 						sql_relation(referenced)),
 				 errhint("GRANT REFERENCES ON %s TO %s;", sql_relation(referenced),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
+	if (!relation_ownercheck(referenced, owner) &&
+		(pg_class_aclcheck(referenced, owner, ACL_SELECT) != ACLCHECK_OK ||
+		 check_enable_rls(referenced, owner, true) == RLS_ENABLED))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role %s may not read all of %s",
+						quote_identifier(GetUserNameFromId(owner, false)),
+						sql_relation(referenced)),
+				 errdetail("The job reads that table as the owner of the referencing one, to find the rows that have nothing to point at."),
+				 errhint("GRANT SELECT ON %s TO %s; and exempt it from row-level security, if that is on.",
+						 sql_relation(referenced),
 						 quote_identifier(GetUserNameFromId(owner, false)))));
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,

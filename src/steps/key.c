@@ -63,6 +63,7 @@ key_read(Oid table)
 			   " WHERE s.oid = CASE WHEN x.reltablespace <> 0 THEN x.reltablespace "
 			   "  WHEN current_setting('default_tablespace') <> '' "
 			   "  THEN (SELECT d.dattablespace FROM pg_database d WHERE d.datname = current_database()) END), "
+			   "'method', (SELECT m.amname FROM pg_am m WHERE m.oid = x.relam), "
 			   "'deferrable', c.condeferrable, 'deferred', c.condeferred, "
 			   "'comment', obj_description(c.oid, 'pg_constraint'), "
 			   "'index_comment', obj_description(c.conindid, 'pg_class'), "
@@ -112,6 +113,7 @@ key_parse(const Job *job, Jsonb *object)
 	key->name = json_text(object, "name");
 	key->columns = key_follow_columns(job, key->table, object, "columns");
 	key->include = key_follow_columns(job, key->table, object, "include");
+	key->method = json_text(object, "method");
 	key->options = json_text(object, "options");
 	key->tablespace = json_text(object, "tablespace");
 	key->deferrable = json_bool(object, "deferrable", false);

@@ -17,6 +17,7 @@ typedef struct KeyDef
 	char	   *name;
 	List	   *columns;		/* char * */
 	List	   *include;
+	char	   *method;			/* of the index */
 	char	   *options;		/* of the index, as in WITH (...) */
 	char	   *tablespace;		/* NULL: that of the database */
 	bool		deferrable;

@@ -221,7 +221,7 @@ resolve_body(JobRun *run, void *arg)
 	k->change = k->target ? key_change_back(run->job, k->target, run->relid)
 		: key_change_forth(run->job, run->relid);
 	if (k->change)
-		key_check(k->change, run->owner, false);
+		key_check(k->change, run->job->caller, false);
 }
 
 /* Reads the tables, in one transaction; nothing has been changed yet */
