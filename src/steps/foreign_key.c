@@ -29,6 +29,7 @@
 #include "utils/rls.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
@@ -217,6 +218,13 @@ default_name(Oid relid, List *columns)
 								get_rel_namespace(relid), NIL);
 }
 
+static Oid
+find_referenced(const Job *job)
+{
+	return key_find_relation(job->arguments, "referenced", "referenced_schema",
+							 "referenced_name");
+}
+
 /*
  * The foreign key of a job, as it is to be.  The name of one that has none is
  * chosen when it is added, and is that of the constraint then.
@@ -227,9 +235,7 @@ foreign_key_of(const Job *job, Oid relid)
 	ForeignKey *fk = palloc0(sizeof(ForeignKey));
 
 	fk->child = relid;
-	fk->referenced = job_find_relation(job, (Oid) json_int(job->arguments, "referenced", 0),
-									   json_text(job->arguments, "referenced_schema"),
-									   json_text(job->arguments, "referenced_name"));
+	fk->referenced = find_referenced(job);
 	if (!OidIsValid(fk->referenced))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -313,6 +319,7 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, Oid referenced)
 	(void) check_action(on_delete);
 	job_relation_names(referenced, &schema, &name);
 	json_put_list(arguments, "columns", columns);
+	json_put_int(arguments, "home", identity_home());
 	json_put_int(arguments, "referenced", referenced);
 	json_put_text(arguments, "referenced_schema", schema);
 	json_put_text(arguments, "referenced_name", name);
@@ -328,7 +335,7 @@ tenantmig_add_foreign_key(PG_FUNCTION_ARGS)
 	static const char *const required[] = {"relation", "columns", "referenced",
 	"referenced_columns", NULL, "on_delete", "dry_run"};
 	JobRequest	request = {.kind = "add_foreign_key"};
-	Job			job = {.at_home = true};
+	Job			job = {.arguments = NULL};
 	Oid			referenced;
 	char	   *name;
 	char	   *same;
@@ -558,9 +565,7 @@ static bool
 foreign_key_holds(const Job *job, Oid relid)
 {
 	char	   *same;
-	Oid			referenced = job_find_relation(job, (Oid) json_int(job->arguments, "referenced", 0),
-											   json_text(job->arguments, "referenced_schema"),
-											   json_text(job->arguments, "referenced_name"));
+	Oid			referenced = find_referenced(job);
 
 	return OidIsValid(referenced) &&
 		OidIsValid(find_same(foreign_key_of(job, relid), json_text(job->arguments, "name"), &same));

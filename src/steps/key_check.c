@@ -384,7 +384,7 @@ key_check_back(const KeyChange *change, const Job *target)
 
 	foreach(lc, OidIsValid(index) ? fk_read_all(change->relid, index) : NIL)
 	{
-		ForeignKey *fk = fk_parse(target, lfirst(lc));
+		ForeignKey *fk = fk_parse(lfirst(lc));
 		bool		ours = false;
 		ListCell   *other;
 

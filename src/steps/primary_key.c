@@ -96,9 +96,6 @@ job_of_request(const JobRequest *request)
 	Job		   *job = palloc0(sizeof(Job));
 
 	job->arguments = request->arguments;
-	job->at_home = true;
-	job->relid = request->relid;
-	job->owner = target_owner(request->relid);
 	return job;
 }
 
