@@ -213,17 +213,20 @@ find_inverse(const InverseArg *a, Oid relid)
 }
 
 /* The tree of the job first, as everywhere; a partition of then may be none of
- * it by now */
+ * it by now.  Then what the step spoke of besides: to drop a foreign key, both
+ * its tables are locked. */
 static void
 take_back_statement(JobRun *run, const InverseArg *a)
 {
 	Oid			relid = step_relation(a->target, a->step);
+	List	   *relids;
 	char	   *inverse;
 
 	if (a->step->inverse == NULL || !OidIsValid(relid))
 		return;
-	run_lock_all(relid == run->relid ? list_make1_oid(relid)
-				 : list_make2_oid(run->relid, relid), AccessExclusiveLock);
+	relids = list_append_unique_oid(list_make1_oid(run->relid), relid);
+	run_lock_all(list_concat_unique_oid(relids, template_others(a->step->statement)),
+				 AccessExclusiveLock);
 	inverse = find_inverse(a, relid);
 	if (inverse)
 		run_in_time(run, inverse);

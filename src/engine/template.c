@@ -82,6 +82,27 @@ template_other(Oid relid)
 	return buf.data;
 }
 
+List *
+template_others(const char *template)
+{
+	List	   *others = NIL;
+	int64		home;
+	Oid			relid;
+
+	for (const char *at = template; *at; at++)
+	{
+		if (*at != '%')
+			continue;
+		at++;
+		if (*at == '{' && sscanf(at + 1, INT64_FORMAT " %u ", &home, &relid) == 2 &&
+			home == identity_home() && get_rel_name(relid) != NULL)
+			others = list_append_unique_oid(others, relid);
+		if (*at == '\0')
+			break;
+	}
+	return others;
+}
+
 /*
  * Write the name of the other relation that starts here, behind %{, and go
  * behind its end.  gone: what to do when there is none of that OID any more,

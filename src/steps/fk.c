@@ -25,6 +25,7 @@
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
@@ -42,7 +43,7 @@
 	"JOIN pg_attribute a ON a.attrelid = " relation " AND a.attnum = k.attnum)"
 
 #define FOREIGN_KEY \
-	"SELECT jsonb_build_object('oid', c.oid::bigint, 'name', c.conname, " \
+	"SELECT jsonb_build_object('home', $3, 'oid', c.oid::bigint, 'name', c.conname, " \
 	"'child', c.conrelid::bigint, 'child_schema', n.nspname, 'child_name', r.relname, " \
 	"'referenced', c.confrelid::bigint, 'referenced_schema', fn.nspname, " \
 	"'referenced_name', fr.relname, " \
@@ -79,6 +80,7 @@ fk_read_all(Oid referenced, Oid index)
 			   "ORDER BY n.nspname, r.relname, c.conname");
 	query_oid(&query, referenced);
 	query_oid(&query, index);
+	query_int8(&query, identity_home());
 	SPI_connect();
 	count = query_run(&query);
 	MemoryContextSwitchTo(context);
@@ -98,6 +100,7 @@ fk_read(Oid child, const char *name)
 	query_init(&query, FOREIGN_KEY "AND c.conrelid = $1 AND c.conname = $2");
 	query_oid(&query, child);
 	query_name(&query, name);
+	query_int8(&query, identity_home());
 	SPI_connect();
 	if (query_run(&query) > 0)
 	{
@@ -108,27 +111,20 @@ fk_read(Oid child, const char *name)
 	return key;
 }
 
-static Oid
-find_relation(const Job *job, Jsonb *object, const char *what)
-{
-	return job_find_relation(job, (Oid) json_int(object, what, 0),
-							 json_text(object, psprintf("%s_schema", what)),
-							 json_text(object, psprintf("%s_name", what)));
-}
-
 ForeignKey *
-fk_parse(const Job *job, Jsonb *object)
+fk_parse(Jsonb *object)
 {
 	ForeignKey *fk = palloc0(sizeof(ForeignKey));
 
-	fk->child = find_relation(job, object, "child");
-	fk->referenced = find_relation(job, object, "referenced");
+	fk->child = key_find_relation(object, "child", "child_schema", "child_name");
+	fk->referenced = key_find_relation(object, "referenced", "referenced_schema",
+									   "referenced_name");
 	fk->constraint = (Oid) json_int(object, "oid", 0);
 	fk->name = json_text(object, "name");
-	fk->columns = key_follow_columns(job, fk->child, object, "columns");
-	fk->referenced_columns = key_follow_columns(job, fk->referenced, object,
+	fk->columns = key_follow_columns(fk->child, object, "columns");
+	fk->referenced_columns = key_follow_columns(fk->referenced, object,
 												"referenced_columns");
-	fk->set_columns = key_follow_columns(job, fk->child, object, "set_columns");
+	fk->set_columns = key_follow_columns(fk->child, object, "set_columns");
 	fk->match = json_text(object, "match")[0];
 	fk->on_update = json_text(object, "on_update")[0];
 	fk->on_delete = json_text(object, "on_delete")[0];

@@ -36,7 +36,7 @@ extern List *fk_read_all(Oid referenced, Oid index);
 extern Jsonb *fk_read(Oid child, const char *name);
 
 /* Such an object as a struct; NULL when one of its tables is gone */
-extern ForeignKey *fk_parse(const Job *job, Jsonb *object);
+extern ForeignKey *fk_parse(Jsonb *object);
 
 /* FOREIGN KEY (...) REFERENCES ..., without NOT VALID, as a template */
 extern char *fk_definition(const ForeignKey *fk);

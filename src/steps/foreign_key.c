@@ -14,11 +14,10 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
-#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -27,9 +26,10 @@
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
+#include "utils/rls.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
@@ -140,6 +140,18 @@ check_referenced(Oid relid, Oid referenced)
 						sql_relation(referenced)),
 				 errhint("GRANT REFERENCES ON %s TO %s;", sql_relation(referenced),
 						 quote_identifier(GetUserNameFromId(owner, false)))));
+	if (!relation_ownercheck(referenced, owner) &&
+		(pg_class_aclcheck(referenced, owner, ACL_SELECT) != ACLCHECK_OK ||
+		 check_enable_rls(referenced, owner, true) == RLS_ENABLED))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role %s may not read all of %s",
+						quote_identifier(GetUserNameFromId(owner, false)),
+						sql_relation(referenced)),
+				 errdetail("The job reads that table as the owner of the referencing one, to find the rows that have nothing to point at."),
+				 errhint("GRANT SELECT ON %s TO %s; and exempt it from row-level security, if that is on.",
+						 sql_relation(referenced),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -206,6 +218,13 @@ default_name(Oid relid, List *columns)
 								get_rel_namespace(relid), NIL);
 }
 
+static Oid
+find_referenced(const Job *job)
+{
+	return key_find_relation(job->arguments, "referenced", "referenced_schema",
+							 "referenced_name");
+}
+
 /*
  * The foreign key of a job, as it is to be.  The name of one that has none is
  * chosen when it is added, and is that of the constraint then.
@@ -216,9 +235,7 @@ foreign_key_of(const Job *job, Oid relid)
 	ForeignKey *fk = palloc0(sizeof(ForeignKey));
 
 	fk->child = relid;
-	fk->referenced = job_find_relation(job, (Oid) json_int(job->arguments, "referenced", 0),
-									   json_text(job->arguments, "referenced_schema"),
-									   json_text(job->arguments, "referenced_name"));
+	fk->referenced = find_referenced(job);
 	if (!OidIsValid(fk->referenced))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -302,6 +319,7 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, Oid referenced)
 	(void) check_action(on_delete);
 	job_relation_names(referenced, &schema, &name);
 	json_put_list(arguments, "columns", columns);
+	json_put_int(arguments, "home", identity_home());
 	json_put_int(arguments, "referenced", referenced);
 	json_put_text(arguments, "referenced_schema", schema);
 	json_put_text(arguments, "referenced_name", name);
@@ -317,7 +335,7 @@ tenantmig_add_foreign_key(PG_FUNCTION_ARGS)
 	static const char *const required[] = {"relation", "columns", "referenced",
 	"referenced_columns", NULL, "on_delete", "dry_run"};
 	JobRequest	request = {.kind = "add_foreign_key"};
-	Job			job = {.at_home = true};
+	Job			job = {.arguments = NULL};
 	Oid			referenced;
 	char	   *name;
 	char	   *same;
@@ -559,9 +577,7 @@ static bool
 foreign_key_holds(const Job *job, Oid relid)
 {
 	char	   *same;
-	Oid			referenced = job_find_relation(job, (Oid) json_int(job->arguments, "referenced", 0),
-											   json_text(job->arguments, "referenced_schema"),
-											   json_text(job->arguments, "referenced_name"));
+	Oid			referenced = find_referenced(job);
 
 	return OidIsValid(referenced) &&
 		OidIsValid(find_same(foreign_key_of(job, relid), json_text(job->arguments, "name"), &same));

@@ -28,6 +28,7 @@
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
@@ -49,7 +50,7 @@ key_read(Oid table)
 	OwnQuery	query;
 	Jsonb	   *key;
 
-	query_init(&query, "SELECT jsonb_build_object('table', r.oid::bigint, "
+	query_init(&query, "SELECT jsonb_build_object('home', $2, 'table', r.oid::bigint, "
 			   "'schema_name', n.nspname, 'relation_name', r.relname, "
 			   "'oid', c.oid::bigint, 'index', c.conindid::bigint, "
 			   "'parent', c.conparentid::bigint, 'name', c.conname, "
@@ -63,6 +64,7 @@ key_read(Oid table)
 			   " WHERE s.oid = CASE WHEN x.reltablespace <> 0 THEN x.reltablespace "
 			   "  WHEN current_setting('default_tablespace') <> '' "
 			   "  THEN (SELECT d.dattablespace FROM pg_database d WHERE d.datname = current_database()) END), "
+			   "'method', (SELECT m.amname FROM pg_am m WHERE m.oid = x.relam), "
 			   "'deferrable', c.condeferrable, 'deferred', c.condeferred, "
 			   "'comment', obj_description(c.oid, 'pg_constraint'), "
 			   "'index_comment', obj_description(c.conindid, 'pg_class'), "
@@ -72,6 +74,7 @@ key_read(Oid table)
 			   " JOIN pg_class x ON x.oid = c.conindid) "
 			   "ON c.conrelid = r.oid AND c.contype = 'p' WHERE r.oid = $1");
 	query_oid(&query, table);
+	query_int8(&query, identity_home());
 	SPI_connect();
 	query_run(&query);
 	MemoryContextSwitchTo(context);
@@ -80,14 +83,31 @@ key_read(Oid table)
 	return key;
 }
 
+/* OIDs and numbers mean something in the database that they were read in */
+static bool
+is_of_here(Jsonb *object)
+{
+	return json_int(object, "home", 0) == identity_home();
+}
+
+Oid
+key_find_relation(Jsonb *object, const char *oid, const char *schema,
+				  const char *name)
+{
+	Job			job = {.at_home = is_of_here(object)};
+
+	return job_find_relation(&job, (Oid) json_int(object, oid, 0),
+							 json_text(object, schema), json_text(object, name));
+}
+
 List *
-key_follow_columns(const Job *job, Oid table, Jsonb *object, const char *names)
+key_follow_columns(Oid table, Jsonb *object, const char *names)
 {
 	List	   *numbers = json_list(object, psprintf("%s_numbers", names));
 	List	   *now = NIL;
 	ListCell   *lc;
 
-	foreach(lc, job->at_home ? numbers : NIL)
+	foreach(lc, is_of_here(object) ? numbers : NIL)
 	{
 		char	   *name = get_attname(table, (AttrNumber) atoi(lfirst(lc)), true);
 
@@ -99,19 +119,18 @@ key_follow_columns(const Job *job, Oid table, Jsonb *object, const char *names)
 }
 
 KeyDef *
-key_parse(const Job *job, Jsonb *object)
+key_parse(Jsonb *object)
 {
 	KeyDef	   *key = palloc0(sizeof(KeyDef));
 
-	key->table = job_find_relation(job, (Oid) json_int(object, "table", 0),
-								   json_text(object, "schema_name"),
-								   json_text(object, "relation_name"));
+	key->table = key_find_relation(object, "table", "schema_name", "relation_name");
 	key->constraint = (Oid) json_int(object, "oid", 0);
 	key->index = (Oid) json_int(object, "index", 0);
 	key->parent = (Oid) json_int(object, "parent", 0);
 	key->name = json_text(object, "name");
-	key->columns = key_follow_columns(job, key->table, object, "columns");
-	key->include = key_follow_columns(job, key->table, object, "include");
+	key->columns = key_follow_columns(key->table, object, "columns");
+	key->include = key_follow_columns(key->table, object, "include");
+	key->method = json_text(object, "method");
 	key->options = json_text(object, "options");
 	key->tablespace = json_text(object, "tablespace");
 	key->deferrable = json_bool(object, "deferrable", false);

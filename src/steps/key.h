@@ -17,6 +17,7 @@ typedef struct KeyDef
 	char	   *name;
 	List	   *columns;		/* char * */
 	List	   *include;
+	char	   *method;			/* of the index */
 	char	   *options;		/* of the index, as in WITH (...) */
 	char	   *tablespace;		/* NULL: that of the database */
 	bool		deferrable;
@@ -30,15 +31,19 @@ typedef struct KeyDef
 /* Read from the catalogs, as an object that can be journaled; as a struct, or
  * NULL when the table is gone */
 extern Jsonb *key_read(Oid table);
-extern KeyDef *key_parse(const Job *job, Jsonb *object);
+extern KeyDef *key_parse(Jsonb *object);
 
 /* The primary key's columns, NIL when there is none */
 extern List *key_columns(Oid table);
 
 /* Names of columns as they are called now, by the numbers that were recorded with
  * them, where those mean anything */
-extern List *key_follow_columns(const Job *job, Oid table, Jsonb *object,
-								const char *names);
+extern List *key_follow_columns(Oid table, Jsonb *object, const char *names);
+
+/* A relation of such an object: by its OID in the database that the object was
+ * read in ("home"), by its name elsewhere; InvalidOid when it is gone */
+extern Oid	key_find_relation(Jsonb *object, const char *oid, const char *schema,
+							  const char *name);
 
 extern bool key_has(List *columns, const char *column);
 extern bool key_same_columns(List *a, List *b);

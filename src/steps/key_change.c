@@ -33,21 +33,16 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "commands/defrem.h"
 #include "lib/stringinfo.h"
-#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
 #include "engine/json.h"
-#include "engine/locks.h"
-#include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
 #include "engine/template.h"
@@ -180,7 +175,7 @@ key_change_forth(const Job *job, Oid relid)
 	foreach(lc, key_tables(relid))
 	{
 		Jsonb	   *object = key_read(lfirst_oid(lc));
-		KeyDef	   *now = key_parse(job, object);
+		KeyDef	   *now = key_parse(object);
 
 		change->tables = lappend(change->tables,
 								 table_change(job, now, wanted_key(now, columns)));
@@ -195,7 +190,7 @@ key_change_forth(const Job *job, Oid relid)
 			: fk_read_all(relid, root->index))
 	{
 		Jsonb	   *object = lfirst(lc);
-		ForeignKey *now = fk_parse(job, object);
+		ForeignKey *now = fk_parse(object);
 
 		add_foreign_key_change(job, change, now, wanted_foreign_key(now, columns));
 		json_put_nested(foreign_keys, psprintf("%05d", foreach_current_index(lc)), object);
@@ -251,19 +246,19 @@ find_kept(KeyChange *change, Jsonb *before)
 
 /* Of a partition that came later: like that of the others */
 static KeyDef *
-key_before(const Job *target, Jsonb *before, Oid table, List *columns)
+key_before(Jsonb *before, Oid table, List *columns)
 {
 	Jsonb	   *tables = json_nested(before, "tables");
 	ListCell   *lc;
 
 	foreach(lc, json_keys(tables))
 	{
-		KeyDef	   *key = key_parse(target, json_nested(tables, lfirst(lc)));
+		KeyDef	   *key = key_parse(json_nested(tables, lfirst(lc)));
 
 		if (key && key->table == table)
 			return key;
 	}
-	return wanted_key(key_parse(target, key_read(table)), columns);
+	return wanted_key(key_parse(key_read(table)), columns);
 }
 
 KeyChange *
@@ -281,14 +276,14 @@ key_change_back(const Job *job, const Job *target, Oid relid)
 	change->relid = relid;
 	change->back = true;
 	change->keep = json_bool(before, "keep", false);
-	columns = key_before(target, before, relid, NIL)->columns;
+	columns = key_before(before, relid, NIL)->columns;
 	foreach(lc, key_tables(relid))
 	{
-		KeyDef	   *now = key_parse(job, key_read(lfirst_oid(lc)));
+		KeyDef	   *now = key_parse(key_read(lfirst_oid(lc)));
 
 		change->tables = lappend(change->tables,
 								 table_change(job, now,
-											  key_before(target, before, now->table, columns)));
+											  key_before(before, now->table, columns)));
 	}
 	change->builds = columns != NIL && !change->keep;
 	if (key_same_columns(((TableChange *) linitial(change->tables))->now->columns, columns))
@@ -298,12 +293,12 @@ key_change_back(const Job *job, const Job *target, Oid relid)
 	change->keep = change->keep && !change->builds;
 	foreach(lc, json_keys(foreign_keys))
 	{
-		ForeignKey *wanted = fk_parse(target, json_nested(foreign_keys, lfirst(lc)));
+		ForeignKey *wanted = fk_parse(json_nested(foreign_keys, lfirst(lc)));
 		Jsonb	   *now = wanted ? fk_read(wanted->child, wanted->name) : NULL;
 
 		/* one that somebody has dropped since is none of ours */
 		if (now != NULL)
-			add_foreign_key_change(job, change, fk_parse(job, now), wanted);
+			add_foreign_key_change(job, change, fk_parse(now), wanted);
 	}
 	return change;
 }
@@ -324,7 +319,10 @@ unique_body(JobRun *run, void *arg)
 
 	run_check_request(run);
 	if (OidIsValid(get_relation_constraint_oid(change->relid, root->temporary, true)))
+	{
+		key_check_unique(run, change);
 		return;
+	}
 	run_lock(change->relid, AccessExclusiveLock);
 	run_follow_name(run);
 	key_check_tables(run, change);

@@ -63,6 +63,7 @@ extern void key_change_run(JobRun *run, KeyChange *change);
 extern List *key_tables(Oid relid);
 extern char *key_unique_text(const TableChange *t);
 extern void key_check_tables(JobRun *run, const KeyChange *change);
+extern void key_check_unique(JobRun *run, const KeyChange *change);
 extern void key_swap_body(JobRun *run, void *arg);
 
 #endif							/* TENANTMIG_KEY_CHANGE_H */

@@ -111,6 +111,21 @@ check_partition(const KeyChange *change)
 			 errhint("Call the function for %s.", sql_relation(root))));
 }
 
+/* A key WITHOUT OVERLAPS has another meaning, and another kind of index */
+static void
+check_method(const KeyChange *change)
+{
+	const KeyDef *now = root_of(change)->now;
+
+	if (OidIsValid(now->constraint) && strcmp(now->method, "btree") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the primary key of %s cannot be changed",
+						sql_relation(change->relid)),
+				 errdetail("Its index is of method %s.", quote_identifier(now->method)),
+				 errhint("Only keys with a btree index can be changed.")));
+}
+
 /* A unique index of a partitioned table holds within each partition only */
 static void
 check_partition_key(const KeyChange *change)
@@ -319,11 +334,10 @@ check_columns(const KeyChange *change, const FkChange *f, bool calling)
 }
 
 static void
-check_foreign_key(const KeyChange *change, const FkChange *f, Oid user, bool calling)
+check_foreign_key(const KeyChange *change, const FkChange *f, bool calling)
 {
 	const ForeignKey *fk = f->now;
 
-	check_referencing_owner(fk, user);
 	check_columns(change, f, calling);
 	if (fk->on_update == FKCONSTR_ACTION_SETNULL ||
 		fk->on_update == FKCONSTR_ACTION_SETDEFAULT)
@@ -343,6 +357,7 @@ key_check(const KeyChange *change, Oid user, bool calling)
 	ListCell   *lc;
 
 	check_partition(change);
+	check_method(change);
 	check_partition_key(change);
 	foreach(lc, change->back ? NIL : root_of(change)->wanted->columns)
 		check_not_null(change->relid, lfirst(lc), calling,
@@ -351,10 +366,13 @@ key_check(const KeyChange *change, Oid user, bool calling)
 	check_publications(change);
 	foreach(lc, change->foreign_keys)
 	{
-		if (change->back)
-			check_referencing_owner(((FkChange *) lfirst(lc))->now, user);
-		else
-			check_foreign_key(change, lfirst(lc), user, calling);
+		const FkChange *f = lfirst(lc);
+
+		/* who asks for it, and as whom it runs */
+		check_referencing_owner(f->now, user);
+		check_referencing_owner(f->now, target_owner(change->relid));
+		if (!change->back)
+			check_foreign_key(change, f, calling);
 	}
 }
 
@@ -366,7 +384,7 @@ key_check_back(const KeyChange *change, const Job *target)
 
 	foreach(lc, OidIsValid(index) ? fk_read_all(change->relid, index) : NIL)
 	{
-		ForeignKey *fk = fk_parse(target, lfirst(lc));
+		ForeignKey *fk = fk_parse(lfirst(lc));
 		bool		ours = false;
 		ListCell   *other;
 

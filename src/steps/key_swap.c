@@ -6,23 +6,16 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
-#include "commands/defrem.h"
 #include "lib/stringinfo.h"
-#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
 #include "engine/json.h"
-#include "engine/locks.h"
-#include "engine/settings.h"
 #include "engine/sqltext.h"
-#include "engine/stop_point.h"
 #include "engine/template.h"
 #include "steps/index.h"
 #include "steps/key_change.h"
@@ -57,6 +50,23 @@ definition_changed(JobRun *run, const char *detail)
 					 run->job->id)));
 }
 
+/* The unique constraint was made by an earlier attempt; a partition that came
+ * since has one that the server made, under another name */
+void
+key_check_unique(JobRun *run, const KeyChange *change)
+{
+	ListCell   *lc;
+
+	foreach(lc, change->tables)
+	{
+		TableChange *t = lfirst(lc);
+
+		if (!t->partitioned &&
+			!OidIsValid(get_relation_constraint_oid(t->table, t->temporary, true)))
+			definition_changed(run, "A partition was added.");
+	}
+}
+
 /* Each partition has its index, and none has come since */
 void
 key_check_tables(JobRun *run, const KeyChange *change)
@@ -79,7 +89,7 @@ key_check_tables(JobRun *run, const KeyChange *change)
 
 		if (!list_member_oid(tables, t->table))
 			definition_changed(run, "A partition was added or has gone.");
-		now = key_parse(run->job, key_read(t->table));
+		now = key_parse(key_read(t->table));
 		if (now->constraint != t->now->constraint ||
 			(now->name && strcmp(now->name, t->now->name) != 0))
 			definition_changed(run, psprintf("The primary key of %s is another one.",

@@ -96,9 +96,6 @@ job_of_request(const JobRequest *request)
 	Job		   *job = palloc0(sizeof(Job));
 
 	job->arguments = request->arguments;
-	job->at_home = true;
-	job->relid = request->relid;
-	job->owner = target_owner(request->relid);
 	return job;
 }
 
@@ -221,7 +218,7 @@ resolve_body(JobRun *run, void *arg)
 	k->change = k->target ? key_change_back(run->job, k->target, run->relid)
 		: key_change_forth(run->job, run->relid);
 	if (k->change)
-		key_check(k->change, run->owner, false);
+		key_check(k->change, run->job->caller, false);
 }
 
 /* Reads the tables, in one transaction; nothing has been changed yet */

@@ -339,6 +339,28 @@ foreach my $order ([ 'items', 'orders' ], [ 'orders', 'items' ])
 }
 unlike(slurp_file($node->logfile), qr/deadlock detected/, 'there was no deadlock');
 
+# An autovacuum that would take for ever gives way, though no lock is waited for
+# until the server would tell it to
+$node->safe_psql('postgres', q{
+	ALTER SYSTEM SET autovacuum_naptime = '1s';
+	ALTER TABLE items SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
+		autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+	UPDATE items SET tenant_id = tenant_id});
+stop_at($node, 'key-before-swap:wait');
+$job = submit($node, $call);
+wait_at($node, $job, 'key-before-swap');
+$node->safe_psql('postgres', 'UPDATE items SET tenant_id = tenant_id');
+wait_until($node, q{SELECT count(*) > 0 FROM pg_stat_progress_vacuum v JOIN pg_stat_activity a USING (pid)
+	WHERE relid = 'items'::regclass AND backend_type = 'autovacuum worker'}, 'an autovacuum is at work');
+release($node);
+wait_job_state($node, $job, 'succeeded');
+like(slurp_file($node->logfile), qr/canceling autovacuum task/, 'it gave way');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET autovacuum_naptime;
+	ALTER TABLE items RESET (autovacuum_vacuum_cost_delay, autovacuum_vacuum_cost_limit,
+		autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor)');
+$node->reload;
+undo_all($job);
+
 $_->quit foreach ($writer, $long, $short);
 $node->stop;
 done_testing();
