@@ -212,8 +212,10 @@ static void
 set_reason(JobRun *run, const char *reason)
 {
 	char	   *old = run->progress.workers_reason;
+	bool		same = old && reason ? strcmp(old, reason) == 0
+		: old == NULL && reason == NULL;
 
-	if ((old == NULL) == (reason == NULL) && (old == NULL || strcmp(old, reason) == 0))
+	if (same)
 		return;
 	run->progress.workers_reason =
 		reason ? MemoryContextStrdup(run->context, reason) : NULL;
