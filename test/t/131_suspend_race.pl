@@ -21,9 +21,9 @@ $node->safe_psql('postgres', q{
 	SELECT tenantmig.create_tenant('t' || g) FROM generate_series(0, 3) g;
 	SELECT tenantmig.fence_tenants('fenced');
 	-- an error of the fence must not end the client
-	CREATE FUNCTION write(tenant text, row int) RETURNS void LANGUAGE plpgsql AS $$
+	CREATE FUNCTION write(tenant text, which int) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
-		UPDATE fenced SET n = n + 1 WHERE tenant_id = tenant AND id = row;
+		UPDATE fenced SET n = n + 1 WHERE tenant_id = tenant AND id = which;
 	EXCEPTION WHEN object_not_in_prerequisite_state THEN NULL;
 	END $$});
 
