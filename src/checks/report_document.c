@@ -83,7 +83,7 @@ put_facts(Document *document, Jsonb *recorded)
 	static const char *const elsewhere[] = {
 		"rows_total", "rows_already_set", "rows_changed", "rows_assigned",
 		"residue", "residue_reason", "orphans", "warnings",
-		"unresolved_examples", "conflict_examples",
+		"unresolved_examples", "conflict_examples", "locks",
 	};
 	ListCell   *lc;
 
@@ -210,6 +210,8 @@ put_plan(Document *document, const ReportJob *job)
 				   json_list(job->plan, "unresolved_examples"));
 	document_texts(document, "conflict_examples",
 				   json_list(job->plan, "conflict_examples"));
+	if (json_list(job->plan, "locks") != NIL)
+		document_texts(document, "locks", json_list(job->plan, "locks"));
 	document_array(document, "statements");
 	foreach(lc, document_items(job->facts, "steps"))
 	{

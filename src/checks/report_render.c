@@ -268,6 +268,9 @@ put_plan(Sheet *sheet, Jsonb *document)
 	foreach(lc, examples)
 		put_fact(sheet, lc == list_head(examples) ? "Conflicts" : "",
 				 sql_printable(lfirst(lc)));
+	examples = json_list(plan, "locks");
+	foreach(lc, examples)
+		put_fact(sheet, lc == list_head(examples) ? "Locks" : "", lfirst(lc));
 	foreach(lc, document_items(plan, "statements"))
 	{
 		Jsonb	   *step = lfirst(lc);

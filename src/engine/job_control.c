@@ -577,6 +577,49 @@ tenantmig_wait(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * A worker that has paused or handed back the job is still letting go of it for
+ * a moment; one that has taken it up keeps it.
+ */
+static bool
+claim_soon(int64 id)
+{
+	for (int attempt = 0; attempt < 100; attempt++)
+	{
+		if (lock_claim_job(id))
+			return true;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return false;
+}
+
+/* The claim comes first: a job that is queued before it can be taken up by
+ * anybody */
+static bool
+claim_and_queue(const Job *job)
+{
+	if (!claim_soon(job->id))
+		return false;
+	PG_TRY();
+	{
+		if (is(job->state, "paused"))
+			job_requeued(job->id, GetUserId(), namespace_search_path,
+						 job_relation(job));
+		SPI_commit();
+	}
+	PG_CATCH();
+	{
+		lock_release_job(job->id);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return true;
+}
+
 Datum
 tenantmig_run(PG_FUNCTION_ARGS)
 {
@@ -597,21 +640,11 @@ tenantmig_run(PG_FUNCTION_ARGS)
 						id, other),
 				 errhint("First: CALL tenantmig.run(" INT64_FORMAT ");", other)));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	if (is(job->state, "paused"))
-		job_requeued(id, GetUserId(), namespace_search_path, job_relation(job));
-	SPI_commit();
-	switch (job_run(id, true))
-	{
-		case RUN_ENDED:
-			break;
-		case RUN_NOT_CLAIMED:
-		case RUN_NO_SLOT:
-		case RUN_NOT_READY:
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_IN_USE),
-					 errmsg("job " INT64_FORMAT " was taken up by another process", id),
-					 errhint("Wait for it with: CALL tenantmig.wait(" INT64_FORMAT ");", id)));
-	}
+	if (!claim_and_queue(job) || job_run_claimed(id, true) != RUN_ENDED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("job " INT64_FORMAT " was taken up by another process", id),
+				 errhint("Wait for it with: CALL tenantmig.wait(" INT64_FORMAT ");", id)));
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -115,6 +115,20 @@ json_put_list(JsonObject *object, const char *key, List *texts)
 	put_value(object, WJB_END_ARRAY, NULL);
 }
 
+void
+json_put_nested(JsonObject *object, const char *key, Jsonb *value)
+{
+	JsonbValue	v;
+
+	if (value == NULL)
+		return;
+	put_key(object, key);
+	v.type = jbvBinary;
+	v.val.binary.data = &value->root;
+	v.val.binary.len = (int) VARSIZE_ANY_EXHDR(value);
+	put_value(object, WJB_VALUE, &v);
+}
+
 Jsonb *
 json_end(JsonObject *object)
 {
@@ -192,6 +206,14 @@ json_list(Jsonb *object, const char *key)
 			texts = lappend(texts, pnstrdup(e.val.string.val,
 											e.val.string.len));
 	return texts;
+}
+
+Jsonb *
+json_nested(Jsonb *object, const char *key)
+{
+	JsonbValue *v = find(object, key);
+
+	return v == NULL || v->type != jbvBinary ? NULL : JsonbValueToJsonb(v);
 }
 
 List *

@@ -16,6 +16,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
@@ -115,7 +117,9 @@ holder_pid(const LOCKTAG *tag, LOCKMODE mode, bool *held)
 	{
 		PGPROC	   *proc = vxid_proc(vxids[i]);
 
-		if (proc && proc->pid != 0)
+		/* a prepared transaction keeps the number of the process that made it */
+		if (proc && proc->pid != 0 &&
+			proc_local_xid(proc) == vxids[i].localTransactionId)
 			return proc->pid;
 	}
 	return 0;
@@ -315,35 +319,71 @@ describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 								   blocker->relation);
 }
 
+/*
+ * An autovacuum worker gives way to who has waited for its lock for
+ * deadlock_timeout.  We never wait that long, so we ask it ourselves, as the
+ * server does: not when it is there against wraparound.
+ */
+static void
+cancel_autovacuum(Oid relid, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+	int			count;
+	VirtualTransactionId *vxids;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	vxids = GetLockConflicts(&tag, mode, &count);
+	for (int i = 0; i < count; i++)
+	{
+		PGPROC	   *proc = vxid_proc(vxids[i]);
+		uint8		flags;
+		int			pid;
+
+		if (proc == NULL)
+			continue;
+		LWLockAcquire(ProcArrayLock, LW_SHARED);
+		flags = ProcGlobal->statusFlags[proc->pgxactoff];
+		pid = proc->pid;
+		LWLockRelease(ProcArrayLock);
+		if (pid != 0 && (flags & PROC_IS_AUTOVACUUM) != 0 &&
+			(flags & PROC_VACUUM_FOR_WRAPAROUND) == 0)
+			(void) kill(pid, SIGINT);
+	}
+}
+
 static bool
-lock_tree(Oid relid, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
+lock_trees(List *relids, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	volatile Oid current = relid;
+	volatile Oid current = linitial_oid(relids);
 	volatile bool had = false;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		List	   *children;
 		ListCell   *lc;
 		int			save_nestlevel = NewGUCNestLevel();
 		TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   longest_ms);
 
 		MemoryContextSwitchTo(context);
-		lock_set_timeout(longest_ms);
-		LockRelationOid(relid, mode);
-		children = find_all_inheritors(relid, NoLock, NULL);
-		foreach(lc, children)
+		foreach(lc, relids)
 		{
+			ListCell   *below;
+
 			current = lfirst_oid(lc);
-			if (current == relid)
-				continue;
 			/* those that are had already are in others' way all the while */
 			lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
 			LockRelationOid(current, mode);
+			foreach(below, find_all_inheritors(current, NoLock, NULL))
+			{
+				if (lfirst_oid(below) == lfirst_oid(lc))
+					continue;
+				current = lfirst_oid(below);
+				lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
+				LockRelationOid(current, mode);
+			}
 		}
 		AtEOXact_GUC(false, save_nestlevel);
 		ReleaseCurrentSubTransaction();
@@ -367,15 +407,30 @@ lock_tree(Oid relid, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 
+	if (!had)
+		cancel_autovacuum(current, mode);
 	if (!had && blocker)
 		describe_blocker(current, mode, blocker);
 	return had;
 }
 
+static int
+short_of_deadlock(void)
+{
+	return Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2));
+}
+
 bool
 lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 {
-	return lock_tree(relid, mode, setting_lock_timeout, blocker);
+	return lock_trees(list_make1_oid(relid), mode, setting_lock_timeout, blocker);
+}
+
+bool
+lock_trees_try(List *relids, LOCKMODE mode, LockBlocker *blocker)
+{
+	return lock_trees(relids, mode, list_length(relids) > 1 ? short_of_deadlock()
+					  : setting_lock_timeout, blocker);
 }
 
 /*
@@ -429,8 +484,7 @@ lock_tree_or_error(Oid relid, LOCKMODE mode)
 
 	if (holds_strong_lock())
 	{
-		if (lock_tree(relid, mode, Max(1, Min(setting_lock_timeout, DeadlockTimeout / 2)),
-					  &blocker))
+		if (lock_trees(list_make1_oid(relid), mode, short_of_deadlock(), &blocker))
 			return;
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

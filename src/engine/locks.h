@@ -49,6 +49,14 @@ typedef struct LockBlocker
 
 extern bool lock_tree_try(Oid relid, LOCKMODE mode, LockBlocker *blocker);
 
+/*
+ * The same for several relations, in the order of the list.  Sessions of the
+ * application may want them in another order.  So with more than one, all of
+ * them are waited for together for less than a deadlock detector takes to wake
+ * up: in a deadlock it is always this process that gives way.
+ */
+extern bool lock_trees_try(List *relids, LOCKMODE mode, LockBlocker *blocker);
+
 /* The same with tenantmig.lock_retries and backoff, for functions that work in
  * the caller's transaction; without retries if that transaction has locked
  * other tables.  Raises 55P03 when it gives up. */

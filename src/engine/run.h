@@ -41,7 +41,7 @@ typedef struct JobRun
 	Oid			relid;			/* the table, resolved when the run started */
 	Oid			owner;			/* its owner, as whom the user's code runs */
 	bool		foreground;		/* CALL run(), in a session of the user's */
-	bool		cancelling;		/* only to clean up */
+	bool		cancelling;		/* what it has built goes too */
 	bool		ending;			/* cleaning up, which does not give up */
 	bool		reason_untold;	/* the row has another throttle_reason */
 	bool		lost;			/* the claim: the row is not to be written */
@@ -129,6 +129,9 @@ extern void run_statement(JobRun *run, Oid relid, LOCKMODE mode,
 /* Within a transaction: the lock, or an error that names who is in the way */
 extern void run_lock(Oid relid, LOCKMODE mode);
 
+/* The same for several relations, in that order, see lock_trees_try() */
+extern void run_lock_all(List *relids, LOCKMODE mode);
+
 /* The step within a transaction that is open, without the lock (mode is for the
  * journal) and without asking whether it was done already; 42P01 when the
  * relation is gone */
@@ -139,8 +142,8 @@ extern void run_statement_within(JobRun *run, Oid relid, LOCKMODE mode,
 /* Within a transaction: the owner of a table, false when it is gone */
 extern bool run_find_owner(Oid relid, Oid *owner);
 
-/* Run the inverses of the temporary steps of this job, and of a top-level step
- * that has begun and not ended */
+/* Run the inverses of the temporary steps of this job, of a top-level step that
+ * has begun and not ended, and of all of those if the job is cancelled */
 extern void run_clean_up(JobRun *run);
 
 /* A step outside of a transaction block: journaled, run, marked */
@@ -189,6 +192,8 @@ typedef enum RunOutcome
  * exit.  In the foreground: within SPI in non-atomic mode; errors of the job
  * are raised after they were recorded.
  */
-extern RunOutcome job_run(int64 id, bool foreground);
+extern RunOutcome job_run(int64 id);
+/* The same for one that this session has claimed; releases the claim */
+extern RunOutcome job_run_claimed(int64 id, bool foreground);
 
 #endif							/* TENANTMIG_RUN_H */

@@ -241,6 +241,7 @@ wants_a_person(const ErrorData *error)
 static void
 end_cancelled(JobRun *run)
 {
+	run->cancelling = true;
 	clean_up_after_error(run);
 	run_bookkeeping(run, set_state_body, "cancelled");
 }
@@ -347,7 +348,13 @@ report_end(int64 id, const ErrorData *error, bool foreground)
 }
 
 RunOutcome
-job_run(int64 id, bool foreground)
+job_run(int64 id)
+{
+	return lock_claim_job(id) ? job_run_claimed(id, false) : RUN_NOT_CLAIMED;
+}
+
+RunOutcome
+job_run_claimed(int64 id, bool foreground)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	Claimed		claimed = {.id = id,.outcome = RUN_NOT_CLAIMED};
@@ -355,8 +362,6 @@ job_run(int64 id, bool foreground)
 	ErrorData  *error;
 	int			slot = -1;
 
-	if (!lock_claim_job(id))
-		return RUN_NOT_CLAIMED;
 	if (!foreground && (slot = lock_claim_slot()) < 0)
 	{
 		lock_release_job(id);
@@ -364,6 +369,7 @@ job_run(int64 id, bool foreground)
 	}
 	run = run_new(foreground);
 	error = run_catch(run, claim_and_work, &claimed);
+	STOP_POINT("job-ended");
 	lock_release_job(id);
 	lock_release_slot(slot);
 	MemoryContextSwitchTo(caller_context);

@@ -44,6 +44,15 @@ run_lock(Oid relid, LOCKMODE mode)
 		lock_not_had(&blocker);
 }
 
+void
+run_lock_all(List *relids, LOCKMODE mode)
+{
+	LockBlocker blocker;
+
+	if (!lock_trees_try(relids, mode, &blocker))
+		lock_not_had(&blocker);
+}
+
 /* As the relation is called now; an error when it is gone */
 static char *
 render(JobRun *run, const char *template, Oid relid)
@@ -204,18 +213,20 @@ find_inverse(const InverseArg *a, Oid relid)
 }
 
 /* The tree of the job first, as everywhere; a partition of then may be none of
- * it by now */
+ * it by now.  Then what the step spoke of besides: to drop a foreign key, both
+ * its tables are locked. */
 static void
 take_back_statement(JobRun *run, const InverseArg *a)
 {
 	Oid			relid = step_relation(a->target, a->step);
+	List	   *relids;
 	char	   *inverse;
 
 	if (a->step->inverse == NULL || !OidIsValid(relid))
 		return;
-	run_lock(run->relid, AccessExclusiveLock);
-	if (relid != run->relid)
-		run_lock(relid, AccessExclusiveLock);
+	relids = list_append_unique_oid(list_make1_oid(run->relid), relid);
+	run_lock_all(list_concat_unique_oid(relids, template_others(a->step->statement)),
+				 AccessExclusiveLock);
 	inverse = find_inverse(a, relid);
 	if (inverse)
 		run_in_time(run, inverse);
@@ -257,13 +268,28 @@ take_back_toplevel(JobRun *run, InverseArg *a)
 	STOP_POINT("inverse-after");
 }
 
+static void
+undone_body(JobRun *run, void *arg)
+{
+	InverseArg *a = arg;
+
+	step_set_state(a->target->id, a->step->position, "undone");
+}
+
 void
 run_inverse(JobRun *run, const Job *target, const JobStep *step)
 {
 	InverseArg	arg = {.target = target,.step = step};
+	const StepOps *ops = step_ops(target->kind);
 
+	if (step->inverse != NULL && ops->take_back &&
+		ops->take_back(run, target, step))
+	{
+		run_bookkeeping(run, undone_body, &arg);
+		return;
+	}
 	if (step->inverse != NULL && step->kind == STEP_BATCHES)
-		step_ops(target->kind)->undo_batches(run, target, step);
+		ops->undo_batches(run, target, step);
 	if (step->inverse != NULL && step->kind == STEP_TOPLEVEL)
 		take_back_toplevel(run, &arg);
 	run_patiently(run, inverse_body, &arg);
@@ -337,6 +363,22 @@ resolve_body(JobRun *run, void *arg)
 	}
 }
 
+/*
+ * What goes at the end of the job: temporary steps, and what has begun at the
+ * top level and not ended.  A job that is cancelled takes along what it has built
+ * there; one that failed leaves that to the next attempt, or to undo.
+ */
+static bool
+wants_clean_up(const JobRun *run, const JobStep *step)
+{
+	bool		done = strcmp(step->state, "done") == 0;
+
+	if (step->kind == STEP_TOPLEVEL)
+		return strcmp(step->state, "running") == 0 ||
+			(done && (step->temporary || run->cancelling));
+	return done && step->temporary;
+}
+
 void
 run_clean_up(JobRun *run)
 {
@@ -354,8 +396,7 @@ run_clean_up(JobRun *run)
 	{
 		JobStep    *step = list_nth(steps, i);
 
-		if (!(step->temporary && strcmp(step->state, "done") == 0) &&
-			!(step->kind == STEP_TOPLEVEL && strcmp(step->state, "running") == 0))
+		if (!wants_clean_up(run, step))
 			continue;
 		if (!run->ending)
 			run_set_phase(run, "removing helpers");

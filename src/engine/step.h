@@ -50,6 +50,18 @@ typedef struct StepOps
 	 * passes.  Without this the recorded inverse is run.
 	 */
 	char	   *(*find_inverse) (const Job *target, const JobStep *step, Oid relid);
+
+	/*
+	 * Take back a step of the job "target" in transactions of its own, where
+	 * running its inverse would hold others up.  Outside of any transaction;
+	 * what it makes on the way are steps of run->job.  False: run the inverse.
+	 */
+	bool		(*take_back) (JobRun *run, const Job *target,
+							  const JobStep *step);
+
+	/* Write the planned steps of an undo of "target" for the job, where they
+	 * are others than the recorded inverses; returns facts for its plan */
+	Jsonb	   *(*plan_undo) (const Job *job, const Job *target, Oid relid);
 } StepOps;
 
 extern const StepOps *step_ops(const char *kind);

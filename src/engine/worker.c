@@ -265,7 +265,7 @@ do_job(int64 job)
 	at_work = true;
 	PG_TRY();
 	{
-		outcome = job_run(job, false);
+		outcome = job_run(job);
 	}
 	PG_FINALLY();
 	{

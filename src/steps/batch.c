@@ -13,8 +13,10 @@
 
 #include <math.h>
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/instrument.h"
 #include "executor/spi.h"
@@ -25,6 +27,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -43,6 +46,9 @@
 
 /* How long a batch that holds rows waits for one, in ms */
 #define ROW_LOCK_WAIT	10
+
+/* So many parents are put into a hash table in the time of one lookup */
+#define PARENTS_HASHED	4
 
 /*
  * The table is what it was when the run started: not dropped, not renamed to
@@ -210,6 +216,33 @@ set_batch_timeouts(const Pass *pass)
 		elog(ERROR, "could not set constraints");
 }
 
+/*
+ * A batch that names its rows: look up the parent of each, unless the batch is
+ * large enough to pay for a hash table of all parents.  The planner reckons
+ * with pages that must be read for each lookup; but batch after batch looks up
+ * in the same table.
+ */
+static void
+set_join_method(const Pass *pass)
+{
+	HeapTuple	tuple;
+	float4		parents;
+
+	if (pass->source->kind != SOURCE_VIA || pass->set.tids == NULL)
+		return;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(pass->source->parent));
+	if (!HeapTupleIsValid(tuple))
+		return;
+	parents = ((Form_pg_class) GETSTRUCT(tuple))->reltuples;
+	ReleaseSysCache(tuple);
+	if (parents < (float4) pass->set.count * PARENTS_HASHED)
+		return;
+	(void) set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	(void) set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
 static SourceStatement
 passing_over_locked(SourceStatement what)
 {
@@ -242,11 +275,14 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 								? tid_array(pass->bad->tids, pass->bad->count) : NULL);
 	if (!pass->pass_over_locked)
 		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
+	set_join_method(pass);
 	run_enter_owner(run, &saved);
 	start_time_limit(pass);
 	(void) batch_plan(run, pass, what);
-	result = pass->triggers_off
-		? triggers_off_execute(pass->plan, pass->plan_text, values)
+	result = pass->triggers_off || pass->source->kind != SOURCE_VALUE
+		? triggers_off_execute(pass->plan, pass->plan_text, values,
+							   pass->triggers_off ? TRIGGERS_OFF_ALL : TRIGGERS_OFF_OWN,
+							   run->job->id)
 		: SPI_execute_plan(pass->plan, values, NULL, false, 0);
 	stop_time_limit();
 	CHECK_FOR_INTERRUPTS();

@@ -2,12 +2,9 @@
  * index.c
  *		create_index: an index built concurrently, and nothing invalid left.
  *
- * On an ordinary table: CREATE INDEX CONCURRENTLY.  On a partitioned one, from
- * the leaves up: CREATE INDEX ON ONLY the partitioned table, which is invalid
- * and empty; concurrently on each leaf; then each is attached, and with the
- * last one the index of the parent becomes valid.
- *
- * This file has the call and the plan; the build is in index_build.c.
+ * This file has the call and the plan.  The build is in index_build.c, that of
+ * the index of a partitioned table in index_partitioned.c; other kinds of job
+ * build indexes with them too.
  */
 #include "postgres.h"
 
@@ -44,62 +41,11 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/template.h"
-#include "steps/index.h"
+#include "steps/index_build.h"
 #include "steps/kinds.h"
 #include "steps/target.h"
 
 PG_FUNCTION_INFO_V1(tenantmig_create_index);
-
-/* --- the definition -------------------------------------------------- */
-
-/* What stands behind the table's name: USING ... (...) INCLUDE ... WHERE ... */
-static char *
-definition(Jsonb *arguments)
-{
-	StringInfoData buf;
-	List	   *include = json_list(arguments, "include");
-	char	   *predicate = json_text(arguments, "predicate");
-	List	   *elements = json_list(arguments, "elements");
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "USING %s (", quote_identifier(json_text(arguments, "method")));
-	foreach(lc, elements)
-		appendStringInfo(&buf, "%s%s", foreach_current_index(lc) > 0 ? ", " : "",
-						 (char *) lfirst(lc));
-	appendStringInfoChar(&buf, ')');
-	if (include != NIL)
-		appendStringInfo(&buf, " INCLUDE (%s)", sql_name_list(include));
-	if (predicate)
-		appendStringInfo(&buf, " WHERE %s", sql_parenthesized(predicate));
-	return buf.data;
-}
-
-/* only: of a partitioned table, which has no rows of its own */
-char *
-index_create_text(Jsonb *arguments, const char *index, bool only)
-{
-	bool		unique = json_bool(arguments, "is_unique", false);
-
-	return template_make("CREATE %sINDEX %s%s ON %s%R %s",
-						 unique ? "UNIQUE " : "", only ? "" : "CONCURRENTLY ",
-						 quote_identifier(index), only ? "ONLY " : "",
-						 definition(arguments));
-}
-
-char *
-index_qualified_name(Oid table, const char *index)
-{
-	return sql_name(get_namespace_name(get_rel_namespace(table)), index);
-}
-
-char *
-index_drop_text(const char *index, bool concurrently)
-{
-	return template_make("DROP INDEX %sIF EXISTS %S.%s",
-						 concurrently ? "CONCURRENTLY " : "",
-						 quote_identifier(index));
-}
 
 /* --- the call -------------------------------------------------------- */
 
@@ -162,20 +108,6 @@ check_columns(Oid relid, List *columns, List *include, List **elements,
 		check_index_column(relid, lfirst(lc));
 }
 
-/* A name that no relation of the schema has, made as PostgreSQL makes it */
-char *
-index_choose_name(Oid table, List *names)
-{
-	StringInfoData buf;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	foreach(lc, names)
-		appendStringInfo(&buf, "%s%s", buf.len > 0 ? "_" : "", (char *) lfirst(lc));
-	return ChooseRelationName(get_rel_name(table), buf.data, "idx",
-							  get_rel_namespace(table), false);
-}
-
 static void
 method_cannot(const char *method, const char *what)
 {
@@ -208,26 +140,6 @@ check_method(const char *method, bool is_unique, int columns, int included)
 	if (included > 0 && !routine->amcaninclude)
 		method_cannot(method, "included columns");
 	return am;
-}
-
-/*
- * An index under the wanted name is an error unless an earlier job of ours is
- * about to build it or has built it, which job_submit() finds.
- */
-void
-index_check_name_is_free(Oid relid, const char *name)
-{
-	Oid			other = get_relname_relid(name, get_rel_namespace(relid));
-
-	if (!OidIsValid(other))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_DUPLICATE_TABLE),
-			 errmsg("relation %s already exists", sql_relation(other)),
-			 get_rel_relkind(other) == RELKIND_INDEX && !get_index_isvalid(other)
-			 ? errhint("It is an index that is not valid, left by an interrupted build. If nobody builds it now: DROP INDEX CONCURRENTLY %s;",
-					   sql_relation(other))
-			 : errhint("Choose another name, or leave name out.")));
 }
 
 /*
@@ -302,7 +214,7 @@ static Oid
 find_twin_index(Jsonb *arguments, Oid relid)
 {
 	Relation	relation = table_open(relid, AccessShareLock);
-	char	   *wanted = definition(arguments);
+	char	   *wanted = index_definition(arguments);
 	bool		unique = json_bool(arguments, "is_unique", false);
 	Oid			twin = InvalidOid;
 	ListCell   *lc;
@@ -364,65 +276,83 @@ tenantmig_create_index(PG_FUNCTION_ARGS)
 						sql_relation(twin)),
 				 errhint("Give a name to have another one all the same.")));
 		id = job_record(&request);
-		index_journal(id, relid, get_rel_name(twin), twin);
+		index_journal(id, relid, "", get_rel_name(twin), NULL, twin);
 		job_record_end(id);
 		PG_RETURN_INT64(id);
 	}
 	PG_RETURN_INT64(job_submit(&request));
 }
 
-/* The wanted name for the table of the call, a derived one for its partitions */
+/* --- plan, run and holds ----------------------------------------------- */
+
 char *
-index_name_for(const Job *job, Oid relid, Oid table)
-{
-	char	   *name = json_text(job->arguments, "name");
-
-	if (name && table == relid)
-		return name;
-	return index_choose_name(table, json_list(job->arguments, "names"));
-}
-
-/* --- plan and holds -------------------------------------------------- */
-
-static void
-plan_table(const Job *job, Oid relid, Oid table, double *rows, int64 *blocks)
+index_plan_table(const Job *job, Oid relid, Oid table, Jsonb *spec,
+				 IndexEstimate *estimate)
 {
 	bool		partitioned = get_rel_relkind(table) == RELKIND_PARTITIONED_TABLE;
-	char	   *name = index_name_for(job, relid, table);
+	char	   *name = index_name_for(spec, relid, table);
 	Relation	relation = table_open(table, AccessShareLock);
+	double		rows = Max(RelationGetForm(relation)->reltuples, 0);
+	int64		blocks;
 
 	(void) step_write(job->id, partitioned ? STEP_STATEMENT : STEP_TOPLEVEL,
 					  table, "planned",
-					  index_create_text(job->arguments, name, partitioned),
+					  index_create_text(spec, name, partitioned),
 					  index_drop_text(name, !partitioned), false,
 					  partitioned ? ShareLock : ShareUpdateExclusiveLock);
 	if (!partitioned)
 	{
-		*rows += Max(RelationGetForm(relation)->reltuples, 0);
-		*blocks += RelationGetNumberOfBlocks(relation);
+		blocks = RelationGetNumberOfBlocks(relation);
+		estimate->rows += rows;
+		estimate->blocks += blocks;
+		estimate->bytes += rows * (12 + 12.0 * list_length(json_list(spec, "names")));
+		estimate->ms += rows * 0.001 + blocks * 0.02;
 	}
 	table_close(relation, AccessShareLock);
+	return name;
 }
 
-/* Estimates from the statistics: two scans, a sort, an entry for each row */
-static Jsonb *
-index_plan(const Job *job, Oid relid)
+void
+index_plan_build(const Job *job, Oid relid, Jsonb *spec, IndexEstimate *estimate)
 {
-	JsonObject *plan = json_begin();
-	double		rows = 0;
-	int64		blocks = 0;
-	double		bytes;
 	ListCell   *lc;
 
 	foreach(lc, get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE
 			? target_tree(relid) : list_make1_oid(relid))
-		plan_table(job, relid, lfirst_oid(lc), &rows, &blocks);
-	bytes = rows * (12 + 12.0 * list_length(json_list(job->arguments, "columns")));
-	json_put_int(plan, "rows_total", (int64) rows);
-	json_put_int(plan, "estimated_ms", (int64) (rows * 0.001 + blocks * 0.02));
-	json_put_int(plan, "estimated_wal_bytes", (int64) bytes);
-	json_put_int(plan, "estimated_disk_bytes", (int64) bytes);
+		index_plan_table(job, relid, lfirst_oid(lc), spec, estimate);
+}
+
+/* From the statistics: two scans, a sort, an entry for each row */
+void
+index_put_estimate(JsonObject *plan, const IndexEstimate *estimate)
+{
+	json_put_int(plan, "rows_total", (int64) estimate->rows);
+	json_put_int(plan, "estimated_ms", (int64) estimate->ms);
+	json_put_int(plan, "estimated_wal_bytes", (int64) estimate->bytes);
+	json_put_int(plan, "estimated_disk_bytes", (int64) estimate->bytes);
+}
+
+static Jsonb *
+index_plan(const Job *job, Oid relid)
+{
+	JsonObject *plan = json_begin();
+	IndexEstimate estimate = {.rows = 0};
+
+	index_plan_build(job, relid, job->arguments, &estimate);
+	index_put_estimate(plan, &estimate);
 	return json_end(plan);
+}
+
+static void
+index_run(JobRun *run)
+{
+	(void) index_build_on(run, run->relid, "", run->job->arguments);
+}
+
+static bool
+index_holds(const Job *job, Oid relid)
+{
+	return OidIsValid(index_find(job, relid, ""));
 }
 
 const StepOps index_ops = {

@@ -1,6 +1,6 @@
 /*
  * index_build.c
- *		create_index at work: build, attach, verify, and take back.
+ *		Build the index of one table concurrently, and take it back.
  *
  * Which index is ours.  The name is journaled before the build, the OID after
  * it.  In between, what carries the name is ours only if it is on our table, it
@@ -9,8 +9,8 @@
  * an earlier attempt has left it: it is dropped, concurrently, and built
  * again, unless somebody holds the lock of a concurrent build, who may be
  * building it.  Whatever else carries the name is somebody else's: an error,
- * and never dropped.  IF NOT EXISTS is never used: it takes an invalid index
- * for a good one.
+ * or another name if it was we who chose it, and never dropped.  IF NOT EXISTS
+ * is never used: it takes an invalid index for a good one.
  */
 #include "postgres.h"
 
@@ -18,13 +18,9 @@
 #include "catalog/index.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_index.h"
-#include "commands/defrem.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
 #include "engine/compat.h"
 #include "engine/json.h"
@@ -34,201 +30,192 @@
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
 #include "engine/template.h"
-#include "steps/index.h"
-#include "steps/target.h"
+#include "steps/index_build.h"
 
 /* --- the journal ------------------------------------------------------ */
 
-/* The name that the index of a table was journaled under, or NULL; and its OID
- * if it was completed, or, on a partitioned table, made */
+/* One entry in the summary: by the table and, if it has one, the key */
 static char *
-journaled(int64 job, Oid table, Oid *index)
+entry_name(Oid table, const char *key)
+{
+	return key[0] ? psprintf("%u %s", table, key) : psprintf("%u", table);
+}
+
+/* The entries of a table; of one key, or all (NULL) */
+static List *
+entries(const Job *job, Oid table, const char *key)
 {
 	OwnQuery	query;
 	MemoryContext context = CurrentMemoryContext;
-	char	   *name = NULL;
+	List	   *found = NIL;
+	uint64		count;
 
-	*index = InvalidOid;
-	query_init(&query, "SELECT summary -> 'indexes' -> $2::text ->> 'name', "
-			   "(summary -> 'indexes' -> $2::text ->> 'oid')::oid "
-			   "FROM tenantmig.job WHERE id = $1");
-	query_int8(&query, job);
-	query_oid(&query, table);
+	query_init(&query, "SELECT e.key, e.value ->> 'name', (e.value ->> 'oid')::oid, "
+			   "e.value -> 'spec' "
+			   "FROM tenantmig.job j, jsonb_each(j.summary -> 'indexes') e "
+			   "WHERE j.id = $1 AND CASE WHEN $3 IS NULL "
+			   "THEN split_part(e.key, ' ', 1) = $2 ELSE e.key = $3 END");
+	query_int8(&query, job->id);
+	query_text(&query, entry_name(table, ""));
+	query_text(&query, key ? entry_name(table, key) : NULL);
 	SPI_connect();
-	if (query_run(&query) > 0)
+	count = query_run(&query);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < count; i++)
 	{
-		MemoryContextSwitchTo(context);
-		name = query_get_text(0, 1);
-		*index = query_get_oid(0, 2);
+		IndexEntry *entry = palloc0(sizeof(IndexEntry));
+		char	   *space = strchr(query_get_text(i, 1), ' ');
+
+		entry->key = space ? pstrdup(space + 1) : "";
+		entry->name = query_get_text(i, 2);
+		entry->index = query_get_oid(i, 3);
+		entry->spec = query_get_jsonb(i, 4);
+		if (entry->spec == NULL)
+			entry->spec = job->arguments;
+		found = lappend(found, entry);
 	}
 	SPI_finish();
-	return name;
+	return found;
 }
 
+IndexEntry *
+index_entry(const Job *job, Oid table, const char *key)
+{
+	List	   *found = entries(job, table, key);
+
+	return found == NIL ? NULL : linitial(found);
+}
+
+/* What is asked for is written where it is not the job's arguments */
 void
-index_journal(int64 job, Oid table, const char *name, Oid index)
+index_journal(int64 job, Oid table, const char *key, const char *name,
+			  Jsonb *spec, Oid index)
 {
 	OwnQuery	query;
 
 	query_init(&query, "UPDATE tenantmig.job SET summary = summary || "
 			   "jsonb_build_object('indexes', COALESCE(summary -> 'indexes', '{}') || "
-			   "jsonb_build_object($2::text, jsonb_build_object('name', $3, 'oid', NULLIF($4, 0)))) "
+			   "jsonb_build_object($2::text, jsonb_build_object('name', $3, 'oid', NULLIF($4, 0)) || "
+			   "CASE WHEN $5 IS NULL THEN '{}' ELSE jsonb_build_object('spec', $5) END)) "
 			   "WHERE id = $1");
 	query_int8(&query, job);
-	query_oid(&query, table);
+	query_text(&query, entry_name(table, key));
 	query_text(&query, name);
 	query_oid(&query, index);
+	query_jsonb(&query, key[0] ? spec : NULL);
+	(void) query_once(&query);
+}
+
+static void
+forget_entry(int64 job, Oid table, const char *key)
+{
+	OwnQuery	query;
+
+	query_init(&query, "UPDATE tenantmig.job SET summary = summary #- ARRAY['indexes', $2] "
+			   "WHERE id = $1");
+	query_int8(&query, job);
+	query_text(&query, entry_name(table, key));
 	(void) query_once(&query);
 }
 
 /* --- what is there ---------------------------------------------------- */
 
-/* One table of the tree: the one of the call, or a partition at any depth */
-typedef struct Build
+Oid
+index_candidate(Oid table, const IndexEntry *entry)
 {
-	Oid			table;
-	Oid			parent;			/* InvalidOid: the table of the call */
-	bool		partitioned;
-	bool		gone;			/* dropped meanwhile */
-	char	   *name;
-	char	   *qualified;
-	char	   *create;			/* templates for the table */
-	char	   *drop;
-	Oid			index;			/* what carries the name, or was completed */
-	bool		exists;
-	bool		ours;
-	bool		valid;
-} Build;
-
-static bool
-index_is_on(Oid index, Oid table)
-{
-	char		relkind = get_rel_relkind(index);
-
-	return (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX) &&
-		IndexGetRelation(index, true) == table;
-}
-
-static Oid
-index_method(Oid index)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(index));
-	Oid			method;
-
-	if (!HeapTupleIsValid(tuple))
-		return InvalidOid;
-	method = ((Form_pg_class) GETSTRUCT(tuple))->relam;
-	ReleaseSysCache(tuple);
-	return method;
-}
-
-/* Whether an index is defined as the call says: method, uniqueness, columns in
- * their order, expressions where there are to be some, a predicate or none */
-static bool
-same_definition(Oid index, Oid table, Jsonb *arguments)
-{
-	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
-	List	   *names = json_list(arguments, "names");
-	List	   *include = json_list(arguments, "include");
-	Form_pg_index form;
-	bool		same;
-	ListCell   *lc;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	form = (Form_pg_index) GETSTRUCT(tuple);
-	same = form->indrelid == table &&
-		form->indisunique == json_bool(arguments, "is_unique", false) &&
-		form->indnkeyatts == list_length(names) &&
-		form->indnatts == list_length(names) + list_length(include) &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) ==
-		(json_text(arguments, "predicate") == NULL) &&
-		index_method(index) == get_index_am_oid(json_text(arguments, "method"), true);
-	foreach(lc, same ? list_concat(names, include) : NIL)
-	{
-		AttrNumber	attnum = form->indkey.values[foreach_current_index(lc)];
-
-		if (attnum != 0 && attnum != get_attnum(table, lfirst(lc)))
-			same = false;
-	}
-	ReleaseSysCache(tuple);
-	return same;
-}
-
-/* What the journal, or else the name, says is the index of a table */
-static Oid
-candidate(Oid table, const char *name, Oid completed)
-{
-	return OidIsValid(completed) && index_is_on(completed, table) ? completed
-		: get_relname_relid(name, get_rel_namespace(table));
+	return OidIsValid(entry->index) && index_is_on(entry->index, table)
+		? entry->index : get_relname_relid(entry->name, get_rel_namespace(table));
 }
 
 static void
-find_index(const Job *job, Build *b)
+find_index(const Job *job, IndexBuild *b, const IndexEntry *entry)
 {
 	const char *state;
-	Oid			completed;
 
-	(void) journaled(job->id, b->table, &completed);
-	b->index = candidate(b->table, b->name, completed);
+	b->index = index_candidate(b->table, entry);
 	b->exists = OidIsValid(b->index);
 	b->valid = b->exists && index_is_on(b->index, b->table) && get_index_isvalid(b->index);
 	state = step_state(job->id, b->table, b->create);
 	b->ours = b->exists && index_is_on(b->index, b->table) &&
-		(b->index == completed ||
+		(b->index == entry->index ||
 		 ((b->valid || (state && (strcmp(state, "running") == 0 ||
 								  strcmp(state, "done") == 0))) &&
-		  same_definition(b->index, b->table, job->arguments)));
+		  index_matches(b->index, b->table, b->spec)));
 }
 
 static void
-write_texts(const Job *job, Build *b)
+write_texts(IndexBuild *b)
 {
 	b->qualified = index_qualified_name(b->table, b->name);
-	b->create = index_create_text(job->arguments, b->name, b->partitioned);
+	b->create = index_create_text(b->spec, b->name, b->partitioned);
 	b->drop = index_drop_text(b->name, !b->partitioned);
 }
 
-/*
- * Settle the name of the index of one table and look at what is there.  The
- * first time, the name must be free.
- */
+/* Whether the name may not be another one */
+static bool
+name_is_wanted(const IndexBuild *b)
+{
+	return b->table == b->root && json_text(b->spec, "name") != NULL;
+}
+
+/* Dropped, or detached from the table whose index it was to be attached to */
+static bool
+is_gone(const IndexBuild *b)
+{
+	return sql_relation(b->table) == NULL ||
+		(b->parent && (!get_rel_relispartition(b->table) ||
+					   get_partition_parent(b->table, true) != b->parent->table));
+}
+
+/* The first time, the name must be free */
 static void
 look_body(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
-	Oid			completed;
+	IndexBuild *b = arg;
+	IndexEntry *entry;
 
 	run_check_request(run);
 	MemoryContextSwitchTo(run->context);
 	b->exists = b->valid = b->ours = false;
-	b->gone = sql_relation(b->table) == NULL;
+	b->gone = is_gone(b);
 	if (b->gone)
 		return;
-	b->name = journaled(run->job->id, b->table, &completed);
-	if (b->name == NULL)
+	entry = index_entry(run->job, b->table, b->key);
+	if (entry == NULL)
 	{
-		b->name = index_name_for(run->job, run->relid, b->table);
-		index_check_name_is_free(b->table, b->name);
-		index_journal(run->job->id, b->table, b->name, InvalidOid);
+		entry = palloc0(sizeof(IndexEntry));
+		entry->name = index_name_for(b->spec, b->root, b->table);
+		index_check_name_is_free(b->table, entry->name);
+		index_journal(run->job->id, b->table, b->key, entry->name, b->spec,
+					  InvalidOid);
 	}
-	write_texts(run->job, b);
-	find_index(run->job, b);
+	b->name = entry->name;
+	write_texts(b);
+	find_index(run->job, b, entry);
 }
 
-static void
-look(JobRun *run, Build *b)
+void
+index_look(JobRun *run, IndexBuild *b)
 {
 	run_or_error(run, look_body, b);
 }
 
-/* Raises: the name is taken by something that is not ours */
 static void
 taken_body(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
+	IndexBuild *b = arg;
 
-	index_check_name_is_free(b->table, b->name);
+	if (name_is_wanted(b))
+		index_check_name_is_free(b->table, b->name);
+	else
+		forget_entry(run->job->id, b->table, b->key);
+}
+
+void
+index_taken(JobRun *run, IndexBuild *b)
+{
+	run_or_error(run, taken_body, b);
+	index_look(run, b);
 }
 
 /*
@@ -238,15 +225,15 @@ taken_body(JobRun *run, void *arg)
 static void
 nobody_builds_body(JobRun *run, void *arg)
 {
-	run_lock(((Build *) arg)->table, ShareUpdateExclusiveLock);
+	run_lock(((IndexBuild *) arg)->table, ShareUpdateExclusiveLock);
 }
 
 static void
 completed_body(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
+	IndexBuild *b = arg;
 
-	index_journal(run->job->id, b->table, b->name, b->index);
+	index_journal(run->job->id, b->table, b->key, b->name, b->spec, b->index);
 }
 
 /* --- building --------------------------------------------------------- */
@@ -255,49 +242,50 @@ completed_body(JobRun *run, void *arg)
 static void
 forget_build_body(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
+	IndexBuild *b = arg;
 
 	(void) step_write(run->job->id, STEP_TOPLEVEL, b->table, "undone",
 					  b->create, NULL, false, NoLock);
+	if (!name_is_wanted(b))
+		forget_entry(run->job->id, b->table, b->key);
 }
 
 static void
-create_leaf(JobRun *run, void *arg)
+create_work(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
+	IndexBuild *b = arg;
 
 	run_toplevel(run, b->table, b->create, b->drop);
 }
 
-/* Build the index of one table that holds rows, whatever an earlier attempt left */
 static void
-build_leaf(JobRun *run, void *arg)
+build_work(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
+	IndexBuild *b = arg;
 	ErrorData  *error;
 
-	look(run, b);
+	index_look(run, b);
+	if (!b->gone && b->exists && !b->ours)
+		index_taken(run, b);
 	if (b->gone)
 		return;
-	if (b->exists && !b->ours)
-		run_or_error(run, taken_body, b);
 	if (b->exists && !b->valid)
 	{
 		run_set_phase(run, "dropping what an interrupted build left");
 		run_or_error(run, nobody_builds_body, b);
 		run_toplevel(run, b->table, b->drop, NULL);
-		look(run, b);
+		index_look(run, b);
 	}
 	if (!b->exists)
 	{
 		run_set_phase(run, "building index");
-		error = run_catch(run, create_leaf, b);
+		error = run_catch(run, create_work, b);
 		if (error && error->sqlerrcode == ERRCODE_DUPLICATE_TABLE)
 			run_bookkeeping(run, forget_build_body, b);
 		if (error)
 			ReThrowError(error);
 		STOP_POINT("index-built");
-		look(run, b);
+		index_look(run, b);
 	}
 	if (!b->valid || !b->ours)
 		ereport(ERROR,
@@ -310,190 +298,160 @@ build_leaf(JobRun *run, void *arg)
 	run_toplevel_done(run, b->table, b->create);
 }
 
-/* A build that met a deadlock or the like is dropped and done again */
-static void
-build_leaf_patiently(JobRun *run, Build *b)
+/* Whether another attempt may do better: a build that met a deadlock or the like
+ * is dropped and done again, and under another name if that was taken */
+static bool
+worth_another(const IndexBuild *b, const ErrorData *error)
+{
+	return run_is_transient(error) ||
+		(error->sqlerrcode == ERRCODE_DUPLICATE_TABLE && !name_is_wanted(b));
+}
+
+void
+index_build_rows(JobRun *run, IndexBuild *b)
 {
 	for (int attempt = 0;; attempt++)
 	{
-		ErrorData  *error = run_catch(run, build_leaf, b);
+		ErrorData  *error = run_catch(run, build_work, b);
 
 		if (error == NULL)
 			return;
-		if (!run_is_transient(error) || attempt >= setting_lock_retries)
+		if (!worth_another(b, error) || attempt >= setting_lock_retries)
 			ReThrowError(error);
 		run_rest(run, lock_backoff(attempt), error->message);
 	}
 }
 
-/*
- * The index of a partitioned table: empty, and invalid until all partitions
- * are attached, so a temporary step until then.  Undoing it takes those of the
- * partitions along.  Only the table itself is locked.
- */
+/* The step of an earlier attempt that built something else under this key */
 static void
-create_parent_body(JobRun *run, void *arg)
+other_body(JobRun *run, void *arg)
 {
-	Build	   *b = arg;
-
-	run_check_request(run);
-	lock_set_timeout(setting_lock_timeout);
-	LockRelationOid(b->table, ShareLock);
-	run_statement_within(run, b->table, ShareLock, b->create, b->drop, true);
-	index_journal(run->job->id, b->table, b->name,
-				  get_relname_relid(b->name, get_rel_namespace(b->table)));
-}
-
-static void
-create_parent(JobRun *run, Build *b)
-{
-	look(run, b);
-	if (b->gone)
-		return;
-	if (b->exists && !b->ours)
-		run_or_error(run, taken_body, b);
-	if (!b->exists)
-		run_patiently(run, create_parent_body, b);
-}
-
-/*
- * With the attachment, the index of the partition belongs to that of the
- * parent, whose inverse drops both; its own inverse could not be run any more.
- */
-static void
-attach_body(JobRun *run, void *arg)
-{
-	const Build *b = arg;
-	Oid			parent;
-	Oid			index;
-	char	   *parent_name = journaled(run->job->id, b->parent, &parent);
-	char	   *name = journaled(run->job->id, b->table, &index);
-
-	run_check_request(run);
-	if (parent_name == NULL || name == NULL || sql_relation(b->table) == NULL ||
-		sql_relation(b->parent) == NULL)
-		return;
-	parent = candidate(b->parent, parent_name, parent);
-	index = candidate(b->table, name, index);
-	if (!OidIsValid(parent) || !OidIsValid(index) || get_rel_relispartition(index))
-		return;
-	run_statement_within(run, b->table, ShareUpdateExclusiveLock,
-						 template_make("ALTER INDEX %s ATTACH PARTITION %s",
-									   sql_relation(parent), sql_relation(index)),
-						 NULL, false);
-	step_forget_inverse(run->job->id, b->table, b->create);
-}
-
-/* All are valid: the indexes of the partitioned tables stay */
-static void
-keep_parents_body(JobRun *run, void *arg)
-{
+	IndexBuild *b = arg;
+	IndexEntry *entry = index_entry(run->job, b->table, b->key);
+	char	   *create;
 	ListCell   *lc;
 
-	foreach(lc, (List *) arg)
-	{
-		Build	   *b = lfirst(lc);
-
-		if (b->partitioned && b->create)
-			step_keep(run->job->id, b->table, b->create);
-	}
-}
-
-/* All tables of the tree, parents before their children */
-static void
-tree_body(JobRun *run, void *arg)
-{
-	List	  **builds = arg;
-	ListCell   *lc;
-
+	if (entry == NULL || strcmp(index_definition(entry->spec), index_definition(b->spec)) == 0)
+		return;
+	create = index_create_text(entry->spec, entry->name, b->partitioned);
 	MemoryContextSwitchTo(run->context);
-	foreach(lc, get_rel_relkind(run->relid) == RELKIND_PARTITIONED_TABLE
-			? target_tree(run->relid) : list_make1_oid(run->relid))
+	b->other_entry = true;
+	foreach(lc, step_list(run->job->id))
 	{
-		Build	   *b = palloc0(sizeof(Build));
+		JobStep    *step = lfirst(lc);
 
-		b->table = lfirst_oid(lc);
-		b->partitioned = get_rel_relkind(b->table) == RELKIND_PARTITIONED_TABLE;
-		if (b->table != run->relid)
-			b->parent = get_partition_parent(b->table, true);
-		*builds = lappend(*builds, b);
+		if (step->relid == b->table && strcmp(step->state, "undone") != 0 &&
+			strcmp(step->statement, create) == 0)
+			b->other = step;
 	}
 }
 
 static void
-verify_body(JobRun *run, void *arg)
+forget_body(JobRun *run, void *arg)
 {
-	if (!index_holds(run->job, run->relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the index on %s is not valid", job_relation_text(run->job)),
-				 errdetail("A partition may have been added or detached meanwhile."),
-				 errhint("SELECT tenantmig.retry(" INT64_FORMAT ");", run->job->id)));
+	IndexBuild *b = arg;
+
+	forget_entry(run->job->id, b->table, b->key);
 }
 
-/* Partitions that are made meanwhile get their index from the parent's */
-void
-index_run(JobRun *run)
+/* What is asked for may be another index than at an earlier attempt */
+static void
+drop_other(JobRun *run, IndexBuild *b)
 {
-	List	   *builds = NIL;
+	b->other = NULL;
+	b->other_entry = false;
+	run_or_error(run, other_body, b);
+	if (b->other)
+		run_inverse(run, run->job, b->other);
+	if (b->other_entry)
+		run_bookkeeping(run, forget_body, b);
+}
+
+Oid
+index_build_table(JobRun *run, Oid table, const char *key, Jsonb *spec)
+{
+	IndexBuild *b = MemoryContextAllocZero(run->context, sizeof(IndexBuild));
+
+	b->key = key;
+	b->spec = spec;
+	b->root = b->table = table;
+	drop_other(run, b);
+	index_build_rows(run, b);
+	return b->gone ? InvalidOid : b->index;
+}
+
+/* --- afterwards --------------------------------------------------------- */
+
+/* The index of a partitioned table is valid only if those of all partitions are */
+Oid
+index_find(const Job *job, Oid table, const char *key)
+{
+	IndexEntry *entry = index_entry(job, table, key);
+	Oid			index;
+
+	if (entry == NULL)
+		return InvalidOid;
+	index = index_candidate(table, entry);
+	return OidIsValid(index) && index_is_on(index, table) &&
+		index_matches(index, table, entry->spec) && get_index_isvalid(index)
+		? index : InvalidOid;
+}
+
+void
+index_hand_over(const Job *job, Oid table, const char *key)
+{
+	IndexEntry *entry = index_entry(job, table, key);
+
+	if (entry)
+		step_forget_inverse(job->id, table,
+							index_create_text(entry->spec, entry->name,
+											  get_rel_relkind(table) == RELKIND_PARTITIONED_TABLE));
+}
+
+/* The entry of the index that a step makes, or NULL */
+static IndexEntry *
+entry_of_step(const Job *target, const JobStep *step)
+{
 	ListCell   *lc;
 
-	run_or_error(run, tree_body, &builds);
-	foreach(lc, builds)
-		if (((Build *) lfirst(lc))->partitioned)
-			create_parent(run, lfirst(lc));
-	STOP_POINT("index-parent-created");
-	foreach(lc, builds)
-		if (!((Build *) lfirst(lc))->partitioned)
-			build_leaf_patiently(run, lfirst(lc));
-	run_set_phase(run, "attaching partitions");
-	for (int i = list_length(builds) - 1; i > 0; i--)
-		run_patiently(run, attach_body, list_nth(builds, i));
-	run_or_error(run, verify_body, NULL);
-	run_bookkeeping(run, keep_parents_body, builds);
-}
+	foreach(lc, entries(target, step->relid, NULL))
+	{
+		IndexEntry *entry = lfirst(lc);
 
-/* --- holds and undo --------------------------------------------------- */
-
-/*
- * The index of the table of the call is there, as it was defined, and valid;
- * that of a partitioned table is so only if those of all partitions are.
- */
-bool
-index_holds(const Job *job, Oid relid)
-{
-	Oid			index;
-	char	   *name = journaled(job->id, relid, &index);
-
-	if (name == NULL)
-		return false;
-	index = candidate(relid, name, index);
-	return OidIsValid(index) && index_is_on(index, relid) &&
-		same_definition(index, relid, job->arguments) && get_index_isvalid(index);
+		if (strcmp(step->statement,
+				   index_create_text(entry->spec, entry->name,
+									 step->kind == STEP_STATEMENT)) == 0)
+			return entry;
+	}
+	return NULL;
 }
 
 /*
  * Drop the index of one step: by its OID if it was completed, else only what
  * is recognised as ours.  Anything else of that name stays.  Elsewhere than at
  * home its OID means nothing, and what was journaled is found under the one
- * that its table had there.
+ * that its table had there.  One that is attached goes with that of the parent,
+ * unless its table has been detached.
  */
 char *
 index_find_inverse(const Job *target, const JobStep *step, Oid table)
 {
+	IndexEntry *entry = entry_of_step(target, step);
 	Oid			completed;
-	char	   *name = journaled(target->id, step->relid, &completed);
 	Oid			index;
 
-	if (name == NULL)
-		return NULL;
+	if (entry == NULL)
+		return strncmp(step->statement, "CREATE ", 7) == 0 || step->kind == STEP_TOPLEVEL
+			? NULL : template_render(step->inverse, table);
 	if (!target->at_home)
-		completed = InvalidOid;
+		entry->index = InvalidOid;
+	completed = entry->index;
 	/* of a step that is done no other can be ours */
 	index = OidIsValid(completed) && strcmp(step->state, "done") == 0
-		? completed : candidate(table, name, completed);
+		? completed : index_candidate(table, entry);
 	if (!OidIsValid(index) || !index_is_on(index, table) ||
-		(index != completed && !same_definition(index, table, target->arguments)))
+		get_rel_relispartition(index) ||
+		(index != completed && !index_matches(index, table, entry->spec)))
 		return NULL;
 	if (step->kind == STEP_TOPLEVEL && !get_index_isvalid(index))
 		run_lock(table, ShareUpdateExclusiveLock);	/* nobody builds it */

@@ -10,8 +10,9 @@
  * another one that has got its name.
  *
  * Jobs that build on each other are undone in reverse order: taking a column
- * or its values away under a later NOT NULL, index or policy is refused, with
- * the job to undo first.
+ * or its values away under a later NOT NULL, index, key or policy is refused,
+ * with the job to undo first; so are NOT NULL and a primary key under a later
+ * primary key.
  */
 #include "postgres.h"
 
@@ -27,6 +28,7 @@
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "steps/index.h"
 #include "steps/kinds.h"
 #include "steps/target.h"
 
@@ -48,7 +50,9 @@ later_job(const Job *job, bool recording, char **describe)
 	int64		later = 0;
 
 	if (strcmp(job->kind, "add_tenant_column") != 0 &&
-		strcmp(job->kind, "backfill") != 0)
+		strcmp(job->kind, "backfill") != 0 &&
+		strcmp(job->kind, "set_not_null") != 0 &&
+		strcmp(job->kind, "set_primary_key") != 0)
 		return 0;
 	query_init(&query,
 			   "SELECT id, kind || ' of ' || format('%I.%I', schema_name, relation_name) "
@@ -58,9 +62,15 @@ later_job(const Job *job, bool recording, char **describe)
 			   "AND (home = (SELECT t.home FROM tenantmig.job t WHERE t.id = $1) "
 			   "  AND (relid = $2 OR $2 = ANY (reads)) "
 			   " OR home = $5 AND (relid = $6 OR $6 = ANY (reads))) "
-			   "AND COALESCE(arguments ->> 'column', $3) = $3 "
-			   "AND (kind <> 'create_index' OR arguments -> 'names' ?| ARRAY[$3, 'expr'] "
-			   " OR arguments -> 'include' ? $3 OR arguments ? 'predicate') "
+			   "AND CASE WHEN $7 = 'set_primary_key' "
+			   "THEN kind = 'set_primary_key' AND relid IN ($2, $6) "
+			   "WHEN kind IN ('set_primary_key', 'add_foreign_key') "
+			   "THEN arguments -> 'columns' ? $3 AND ($7 <> 'set_not_null' OR kind = 'set_primary_key') "
+			   "WHEN $7 = 'set_not_null' THEN false "
+			   "WHEN kind = 'create_index' "
+			   "THEN arguments -> 'names' ?| ARRAY[$3, 'expr'] "
+			   " OR arguments -> 'include' ? $3 OR arguments ? 'predicate' "
+			   "ELSE COALESCE(arguments ->> 'column', $3) = $3 END "
 			   "AND NOT ($4 AND EXISTS (SELECT FROM tenantmig.job u "
 			   " WHERE u.kind = 'undo' AND u.target = j.id AND u.state IN ('queued', 'running'))) "
 			   "ORDER BY id DESC LIMIT 1");
@@ -71,6 +81,7 @@ later_job(const Job *job, bool recording, char **describe)
 	query_int8(&query, identity_home());
 	query_oid(&query, job_find_relation(job, job->relid, job->schema_name,
 										job->relation_name));
+	query_text(&query, job->kind);
 	SPI_connect();
 	if (query_run(&query) > 0)
 	{
@@ -179,6 +190,8 @@ undo_plan(const Job *job, Oid relid)
 	List	   *steps = step_list(job->target);
 	int			count = 0;
 
+	if (step_ops(target->kind)->plan_undo)
+		return step_ops(target->kind)->plan_undo(job, target, relid);
 	for (int i = list_length(steps) - 1; i >= 0; i--)
 	{
 		JobStep    *step = list_nth(steps, i);
@@ -267,4 +280,5 @@ const StepOps undo_ops = {
 	.kind = "undo",
 	.plan = undo_plan,
 	.run = undo_run,
+	.find_inverse = index_find_inverse,	/* it may have to build one again */
 };

@@ -24,7 +24,8 @@ SELECT count(*) AS jobs FROM tenantmig.job \gset
 -- every function that takes a table
 CREATE FUNCTION calls(relation text) RETURNS SETOF text LANGUAGE sql AS $$
 SELECT format(c, relation) FROM unnest(ARRAY['SELECT tenantmig.add_tenant_column(%L, ''x'')', 'SELECT tenantmig.backfill(%L, value => ''x'')',
-	'SELECT tenantmig.create_index(%L, ''{tenant_id}'')', 'SELECT tenantmig.set_not_null(%L)',
+	'SELECT tenantmig.create_index(%L, ''{tenant_id}'')', 'SELECT tenantmig.set_not_null(%L)', 'SELECT tenantmig.set_primary_key(%L, ''{id}'')',
+	'SELECT tenantmig.add_foreign_key(%L, ''{id}'', ''pg_class'', ''{oid}'')',
 	'SELECT tenantmig.enable_rls(%L)', 'SELECT tenantmig.disable_rls(%L)']) c
 $$;
 CREATE FUNCTION all_calls(relation text) RETURNS TABLE (calls text, error text) LANGUAGE sql AS $$
@@ -137,6 +138,8 @@ INSERT INTO good SELECT f, n, a FROM (VALUES
 	('backfill', ARRAY['''orders''', '''tenant_id''', '''a''', 'NULL', 'NULL', 'NULL', '''{}''', 'false']),
 	('create_index', ARRAY['''orders''', '''{id}''', 'NULL', 'false', 'NULL', '''btree''', '''{}''', 'false']),
 	('set_not_null', ARRAY['''orders''', '''tenant_id''', 'false']),
+	('set_primary_key', ARRAY['''orders''', '''{id}''', '''keep''', 'false']),
+	('add_foreign_key', ARRAY['''orders''', '''{id}''', '''orders''', '''{id}''', 'NULL', '''CASCADE''', 'false']),
 	('enable_rls', ARRAY['''orders''', '''tenant_id''', '''app.x''', '''{public}''', '''{}''', 'true', '''deny''']),
 	('disable_rls', ARRAY['''orders''', 'false']),
 	('create_tenant', ARRAY['''regress-null''', 'NULL', '''{}''']),
