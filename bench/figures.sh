@@ -173,3 +173,50 @@ holds_snapshot()
 	[ "$(query "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'old_snapshot'
 	            AND backend_xmin IS NOT NULL AND query LIKE '%pg_sleep%'")" -eq 1 ]
 }
+
+# Tables of the extremes: rows as short as can be, rows of megabytes, partitions
+# by the thousand. The first is too long, the last two have too few rows in a
+# table, for what suits all others.
+figure_shapes()
+{
+	local shape job pid rows memory now before
+	fresh 0
+	for shape in narrow wide partitioned; do
+		note "shapes, $shape"
+		case $shape in
+			narrow)
+				rows=${NARROW:-10000000}
+				query "CREATE TABLE $shape (id integer, tenant_id text) WITH (autovacuum_enabled = off);
+				       INSERT INTO $shape SELECT i FROM generate_series(1, $rows) i" ;;
+			wide)
+				rows=200
+				query "CREATE TABLE $shape (id integer, body text STORAGE EXTERNAL, tenant_id text) WITH (autovacuum_enabled = off);
+				       INSERT INTO $shape SELECT i, repeat(md5(i::text), 163840) FROM generate_series(1, $rows) i" ;;
+			partitioned)
+				rows=$((${PARTITIONS:-5000} * 20))
+				query "CREATE TABLE $shape (id integer, tenant_id text) PARTITION BY HASH (id)"
+				for ((i = 0; i < ${PARTITIONS:-5000}; i++)); do
+					echo "CREATE TABLE ${shape}_$i PARTITION OF $shape FOR VALUES WITH (MODULUS ${PARTITIONS:-5000}, REMAINDER $i);"
+				done | psql -Xq -v ON_ERROR_STOP=1
+				query "INSERT INTO $shape SELECT i FROM generate_series(1, $rows) i" ;;
+		esac
+		query "ANALYZE $shape; INSERT INTO $shape (id, tenant_id) VALUES (0, 'another')"
+		before=$(shape_size "$shape")
+		query CHECKPOINT
+		job=$(query "SELECT tenantmig.backfill('$shape', value => 'default')")
+		memory=0
+		while [ "$(query "SELECT state FROM tenantmig.jobs WHERE id = $job")" = running ] || [ "$memory" = 0 ]; do
+			pid=$(query "SELECT pid FROM tenantmig.stat_progress WHERE job = $job AND pid IS NOT NULL")
+			now=$(awk '/RssAnon/ { print $2 }' "/proc/${pid:-none}/status" 2> /dev/null) || now=1
+			[ "${now:-1}" -le "$memory" ] || memory=${now:-1}
+		done
+		query "CALL tenantmig.wait($job)"
+		[ "$(query "SELECT count(*) FROM $shape WHERE tenant_id = 'default'")" -eq "$rows" ] ||
+			die "shapes: not all rows of $shape have their tenant"
+		figure "$rows rows, $shape: time; growth; most memory of the worker" \
+			"$(calc "$(job_time "$job") / 1000") s; +$(calc "100 * ($(shape_size "$shape") / $before - 1)" %d) %; $((memory / 1024)) MB"
+	done
+}
+
+# Of a table, with its TOAST table, or of all its partitions
+shape_size() { query "SELECT sum(pg_table_size(relid)) FROM pg_partition_tree('$1') WHERE isleaf"; }

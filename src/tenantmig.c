@@ -14,6 +14,7 @@
 #include "engine/launcher.h"
 #include "engine/settings.h"
 #include "engine/worker.h"
+#include "tenants/session.h"
 
 MODULE_MAGIC;
 
@@ -23,6 +24,7 @@ void
 _PG_init(void)
 {
 	settings_define();
+	session_lock_define();
 	worker_init();
 	launcher_init();
 }

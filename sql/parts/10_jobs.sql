@@ -163,17 +163,36 @@ CREATE TABLE tenantmig.job_progress (
     method text,
     method_reason text,
     held_by_pid integer,
+    workers_reason text,
+    partition oid,
+    partitions_total integer,
+    partitions_done integer,
     checkpoint jsonb NOT NULL DEFAULT '{}',
     updated_at timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN tenantmig.job_progress.throttle_facts IS 'What the process at work knows of its limits, for tenantmig.throttles()';
+COMMENT ON COLUMN tenantmig.job_progress.partition IS 'The partition that the worker of the job is in';
 COMMENT ON TABLE tenantmig.job_progress IS 'How far a job is; written in the transaction of each batch; look at it through tenantmig.stat_progress';
+
+CREATE TABLE tenantmig.job_partition (
+    job bigint NOT NULL REFERENCES tenantmig.job ON DELETE CASCADE,
+    relid oid NOT NULL,
+    relation text NOT NULL,
+    rows_total bigint,
+    rows_done bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz,
+    PRIMARY KEY (job, relid)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE tenantmig.job_partition IS 'How far a job is in each partition of its table; look at it through tenantmig.job_partitions';
+COMMENT ON COLUMN tenantmig.job_partition.relid IS 'The partition, in the database that the job was recorded in; elsewhere its name counts';
+COMMENT ON COLUMN tenantmig.job_partition.rows_total IS 'Rows to change, as they were counted; null: they were not';
 
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_step', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_error', '');
 SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_progress', '');
+SELECT pg_catalog.pg_extension_config_dump('tenantmig.job_partition', '');
 
 CREATE FUNCTION tenantmig.job_state(job bigint)
 RETURNS text LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
@@ -192,6 +211,12 @@ RETURNS integer LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'tenantmig_job_pid';
 COMMENT ON FUNCTION tenantmig.job_pid(bigint) IS
 'The process that works on a job, or NULL';
+
+CREATE FUNCTION tenantmig.job_helpers(job bigint)
+RETURNS integer[] LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'tenantmig_job_helpers';
+COMMENT ON FUNCTION tenantmig.job_helpers(bigint) IS
+'The processes that help the one which works on a job';
 
 CREATE FUNCTION tenantmig.job_visible(caller oid, home bigint, relid oid)
 RETURNS boolean LANGUAGE c STABLE PARALLEL SAFE
@@ -242,6 +267,23 @@ FROM tenantmig.job_error e JOIN tenantmig.job j ON j.id OPERATOR(pg_catalog.=) e
 WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.job_errors IS 'Rows that could not be changed, and attempts that failed';
 
+CREATE VIEW tenantmig.job_partitions WITH (security_barrier) AS
+SELECT q.job, tenantmig.step_text('%R', j.home, q.relid, q.relation) AS relation, q.relid,
+       CASE WHEN j.state OPERATOR(pg_catalog.=) 'succeeded'
+                 OR q.relid OPERATOR(pg_catalog.<) c.leaf
+                 OR (q.relid OPERATOR(pg_catalog.=) c.leaf
+                     AND c.block OPERATOR(pg_catalog.=) 4294967294::bigint) THEN 'done'
+            WHEN q.rows_done OPERATOR(pg_catalog.>) 0::bigint
+                 OR q.relid OPERATOR(pg_catalog.=) c.leaf THEN 'running'
+            ELSE 'waiting' END AS state,
+       q.rows_total, q.rows_done, q.updated_at
+FROM tenantmig.job_partition q JOIN tenantmig.job j ON j.id OPERATOR(pg_catalog.=) q.job
+     LEFT JOIN tenantmig.job_progress p ON p.job OPERATOR(pg_catalog.=) j.id
+     CROSS JOIN LATERAL (SELECT (p.checkpoint OPERATOR(pg_catalog.->>) 'leaf')::oid AS leaf,
+                                (p.checkpoint OPERATOR(pg_catalog.->>) 'block')::bigint AS block) c
+WHERE tenantmig.job_visible(j.caller, j.home, j.relid);
+COMMENT ON VIEW tenantmig.job_partitions IS 'How far each job is in the partitions of its table';
+
 CREATE VIEW tenantmig.stat_progress WITH (security_barrier) AS
 SELECT j.id AS job, w.pid, pg_catalog.current_database() AS datname,
        c.oid AS relid,
@@ -263,22 +305,33 @@ SELECT j.id AS job, w.pid, pg_catalog.current_database() AS datname,
        b.pid AS blocker_pid, b.query AS blocker_query,
        p.method, p.method_reason, p.held_by_pid,
        (SELECT a.query FROM pg_catalog.pg_stat_activity a
-        WHERE a.pid OPERATOR(pg_catalog.=) p.held_by_pid) AS held_by_query
+        WHERE a.pid OPERATOR(pg_catalog.=) p.held_by_pid) AS held_by_query,
+       CASE WHEN w.pid IS NOT NULL
+            THEN 1 OPERATOR(pg_catalog.+) pg_catalog.cardinality(h.pids) END AS workers,
+       h.pids AS helper_pids, p.workers_reason,
+       (SELECT pg_catalog.format('%I.%I', pn.nspname, pc.relname)
+        FROM pg_catalog.pg_class pc
+             JOIN pg_catalog.pg_namespace pn ON pn.oid OPERATOR(pg_catalog.=) pc.relnamespace
+        WHERE pc.oid OPERATOR(pg_catalog.=) p.partition) AS partition,
+       p.partitions_total, p.partitions_done
 FROM tenantmig.job j
      LEFT JOIN tenantmig.job_progress p ON p.job OPERATOR(pg_catalog.=) j.id
      CROSS JOIN LATERAL (SELECT tenantmig.job_pid(j.id) AS pid OFFSET 0) w
+     CROSS JOIN LATERAL (SELECT tenantmig.job_helpers(j.id) AS pids OFFSET 0) h
      LEFT JOIN pg_catalog.pg_namespace n ON n.nspname OPERATOR(pg_catalog.=) j.schema_name
      LEFT JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid
           AND c.relname OPERATOR(pg_catalog.=) j.relation_name
      LEFT JOIN pg_catalog.pg_stat_progress_create_index i ON i.pid OPERATOR(pg_catalog.=) w.pid
      LEFT JOIN LATERAL (
           SELECT a.pid, a.query
-          FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) AS bp(pid)
+          FROM pg_catalog.unnest(pg_catalog.array_prepend(w.pid, h.pids)) AS m(pid)
+               CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(m.pid)) AS bp(pid)
                JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) bp.pid
+          WHERE a.pid OPERATOR(pg_catalog.<>) ALL (pg_catalog.array_prepend(w.pid, h.pids))
           LIMIT 1) b ON true
 WHERE j.state OPERATOR(pg_catalog.=) ANY ('{queued,running,paused}'::text[])
       AND tenantmig.job_visible(j.caller, j.home, j.relid);
 COMMENT ON VIEW tenantmig.stat_progress IS 'Jobs that are not ended: how far, how fast, what they wait for and who blocks them';
 
 GRANT USAGE ON SCHEMA tenantmig TO PUBLIC;
-GRANT SELECT ON tenantmig.jobs, tenantmig.job_steps, tenantmig.job_errors, tenantmig.stat_progress TO PUBLIC;
+GRANT SELECT ON tenantmig.jobs, tenantmig.job_steps, tenantmig.job_errors, tenantmig.job_partitions, tenantmig.stat_progress TO PUBLIC;

@@ -34,9 +34,10 @@ CREATE FUNCTION tenantmig.enable_rls(
     relation regclass, column_name name DEFAULT 'tenant_id',
     setting text DEFAULT 'app.current_tenant_id',
     roles name[] DEFAULT '{public}', admin_roles name[] DEFAULT '{}',
-    force boolean DEFAULT true, on_missing text DEFAULT 'deny')
+    force boolean DEFAULT true, on_missing text DEFAULT 'deny',
+    inline boolean DEFAULT false, set_default boolean DEFAULT false)
 RETURNS bigint LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_enable_rls';
-COMMENT ON FUNCTION tenantmig.enable_rls(regclass, name, text, name[], name[], boolean, text) IS
+COMMENT ON FUNCTION tenantmig.enable_rls(regclass, name, text, name[], name[], boolean, text, boolean, boolean) IS
 'Isolate the tenants of a table, its partitions and children by row-level security, fail-closed';
 
 CREATE FUNCTION tenantmig.disable_rls(relation regclass, keep_policies boolean DEFAULT false)

@@ -45,6 +45,14 @@
 #define vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
 #endif
 
+/* 17 put the number of the local transaction into the vxid */
+#if PG_VERSION_NUM >= 170000
+#define proc_local_xid(proc) ((proc)->vxid.lxid)
+#else
+#define proc_local_xid(proc) ((proc)->lxid)
+#endif
+#define my_local_xid() proc_local_xid(MyProc)
+
 /* 17 gave LockHeldByMe a third argument */
 #if PG_VERSION_NUM >= 170000
 #define lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode), false)
@@ -64,6 +72,20 @@
 #else
 #define portal_run(portal, dest, qc) \
 	PortalRun((portal), FETCH_ALL, true, true, (dest), (dest), (qc))
+#endif
+
+/* and from ExecutorRun */
+#if PG_VERSION_NUM >= 180000
+#define executor_run(desc) ExecutorRun((desc), ForwardScanDirection, 0)
+#else
+#define executor_run(desc) ExecutorRun((desc), ForwardScanDirection, 0, true)
+#endif
+
+/* 16 tells apart who has a role's privileges from who may become the role */
+#if PG_VERSION_NUM >= 160000
+#define may_set_role(member, role) member_can_set_role((member), (role))
+#else
+#define may_set_role(member, role) is_member_of_role((member), (role))
 #endif
 
 /* 17 can end a transaction that takes long; a job must not have that */
@@ -98,6 +120,18 @@
 #define MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tenantmig", .version = "1.0")
 #else
 #define MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/* 16 made inheriting and SET ROLE matters of each membership; before, a role
+ * inherits or not, and every member may SET ROLE.  As SQL, of a row m of
+ * pg_auth_members and the row r of pg_roles of its member.  Who may grant a
+ * membership may give it to himself with SET. */
+#if PG_VERSION_NUM >= 160000
+#define MEMBER_INHERITS "m.inherit_option"
+#define MEMBER_CAN_SET "(m.set_option OR m.admin_option)"
+#else
+#define MEMBER_INHERITS "r.rolinherit"
+#define MEMBER_CAN_SET "true"
 #endif
 
 #endif							/* TENANTMIG_COMPAT_H */

@@ -299,7 +299,7 @@ job_claimed(int64 id, Oid owner, const char *owner_name)
 
 	query_init(&query, "INSERT INTO tenantmig.job_progress (job, updated_at) "
 			   "VALUES ($1, clock_timestamp()) ON CONFLICT (job) DO UPDATE "
-			   "SET throttle_reason = NULL, updated_at = clock_timestamp()");
+			   "SET throttle_reason = NULL, workers_reason = NULL, updated_at = clock_timestamp()");
 	query_int8(&query, id);
 	(void) query_once(&query);
 }

@@ -46,6 +46,7 @@ PG_FUNCTION_INFO_V1(tenantmig_purge_jobs);
 PG_FUNCTION_INFO_V1(tenantmig_job_state);
 PG_FUNCTION_INFO_V1(tenantmig_job_phase);
 PG_FUNCTION_INFO_V1(tenantmig_job_pid);
+PG_FUNCTION_INFO_V1(tenantmig_job_helpers);
 
 static bool
 is(const char *state, const char *other)
@@ -270,6 +271,20 @@ tenantmig_job_pid(PG_FUNCTION_ARGS)
 	if (pid == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT32(pid);
+}
+
+Datum
+tenantmig_job_helpers(PG_FUNCTION_ARGS)
+{
+	Job		   *job = job_read(PG_GETARG_INT64(0));
+	List	   *pids = job && job_is_visible(job) ? lock_helpers(job->id) : NIL;
+	Datum	   *values = palloc(sizeof(Datum) * (list_length(pids) + 1));
+	ListCell   *lc;
+
+	foreach(lc, pids)
+		values[foreach_current_index(lc)] = Int32GetDatum(lfirst_int(lc));
+	PG_RETURN_ARRAYTYPE_P(construct_array(values, list_length(pids), INT4OID,
+										  sizeof(int32), true, TYPALIGN_INT));
 }
 
 /* What the progress row says, and how long the job has been queued */
@@ -562,6 +577,49 @@ tenantmig_wait(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * A worker that has paused or handed back the job is still letting go of it for
+ * a moment; one that has taken it up keeps it.
+ */
+static bool
+claim_soon(int64 id)
+{
+	for (int attempt = 0; attempt < 100; attempt++)
+	{
+		if (lock_claim_job(id))
+			return true;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return false;
+}
+
+/* The claim comes first: a job that is queued before it can be taken up by
+ * anybody */
+static bool
+claim_and_queue(const Job *job)
+{
+	if (!claim_soon(job->id))
+		return false;
+	PG_TRY();
+	{
+		if (is(job->state, "paused"))
+			job_requeued(job->id, GetUserId(), namespace_search_path,
+						 job_relation(job));
+		SPI_commit();
+	}
+	PG_CATCH();
+	{
+		lock_release_job(job->id);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return true;
+}
+
 Datum
 tenantmig_run(PG_FUNCTION_ARGS)
 {
@@ -582,21 +640,11 @@ tenantmig_run(PG_FUNCTION_ARGS)
 						id, other),
 				 errhint("First: CALL tenantmig.run(" INT64_FORMAT ");", other)));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	if (is(job->state, "paused"))
-		job_requeued(id, GetUserId(), namespace_search_path, job_relation(job));
-	SPI_commit();
-	switch (job_run(id, true))
-	{
-		case RUN_ENDED:
-			break;
-		case RUN_NOT_CLAIMED:
-		case RUN_NO_SLOT:
-		case RUN_NOT_READY:
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_IN_USE),
-					 errmsg("job " INT64_FORMAT " was taken up by another process", id),
-					 errhint("Wait for it with: CALL tenantmig.wait(" INT64_FORMAT ");", id)));
-	}
+	if (!claim_and_queue(job) || job_run_claimed(id, true) != RUN_ENDED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("job " INT64_FORMAT " was taken up by another process", id),
+				 errhint("Wait for it with: CALL tenantmig.wait(" INT64_FORMAT ");", id)));
 	SPI_finish();
 	PG_RETURN_VOID();
 }

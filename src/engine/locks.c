@@ -5,7 +5,7 @@
  * Advisory locks.  Ours are advisory locks of the lock manager with a fourth
  * field that no SQL function can make, so that they never meet those of the
  * application.  pg_locks shows them as locktype advisory with an objsubid of
- * LOCK_JOB, LOCK_SLOT or LOCK_RECORDING.  A function of the user's that calls
+ * LOCK_JOB, LOCK_SLOT, LOCK_RECORDING or LOCK_HELPER.  A function of the user's that calls
  * pg_advisory_unlock_all() in a worker can still drop the claim, hence
  * lock_holds_job(), asked for in each batch.
  *
@@ -42,6 +42,7 @@
 #define LOCK_JOB		0x7401
 #define LOCK_SLOT		0x7402
 #define LOCK_RECORDING	0x7403
+#define LOCK_HELPER		0x7404
 
 static void
 set_tag(LOCKTAG *tag, int64 key, int what)
@@ -116,7 +117,9 @@ holder_pid(const LOCKTAG *tag, LOCKMODE mode, bool *held)
 	{
 		PGPROC	   *proc = vxid_proc(vxids[i]);
 
-		if (proc && proc->pid != 0)
+		/* a prepared transaction keeps the number of the process that made it */
+		if (proc && proc->pid != 0 &&
+			proc_local_xid(proc) == vxids[i].localTransactionId)
 			return proc->pid;
 	}
 	return 0;
@@ -154,6 +157,44 @@ lock_job_pid(int64 job)
 	set_tag(&tag, job, LOCK_JOB);
 	(void) count_holders(&tag, 1, &pid);
 	return pid;
+}
+
+void
+lock_claim_helper(int64 job)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, job, LOCK_HELPER);
+	if (!lock_held_by_me(&tag, ShareLock))
+		(void) LockAcquire(&tag, ShareLock, true, true);
+}
+
+void
+lock_release_helper(int64 job)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, job, LOCK_HELPER);
+	if (lock_held_by_me(&tag, ShareLock))
+		(void) LockRelease(&tag, ShareLock, true);
+}
+
+List *
+lock_helpers(int64 job)
+{
+	LockData   *data = GetLockStatusData();
+	List	   *pids = NIL;
+	LOCKTAG		tag;
+
+	set_tag(&tag, job, LOCK_HELPER);
+	for (int i = 0; i < data->nelements; i++)
+		if (memcmp(&data->locks[i].locktag, &tag, sizeof(LOCKTAG)) == 0 &&
+			(data->locks[i].holdMask & LOCKBIT_ON(ShareLock)) != 0)
+			pids = lappend_int(pids, data->locks[i].pid);
+	list_sort(pids, list_int_cmp);
+	pfree(data->locks);
+	pfree(data);
+	return pids;
 }
 
 int

@@ -16,6 +16,12 @@ extern void lock_release_job(int64 job);
 extern bool lock_holds_job(int64 job);
 extern int	lock_job_pid(int64 job);	/* 0: nobody */
 
+/* Whoever helps with a job holds this lock in share; nobody ever waits for it.
+ * The pids of those who do, ascending. */
+extern void lock_claim_helper(int64 job);
+extern void lock_release_helper(int64 job);
+extern List *lock_helpers(int64 job);
+
 /* One of the tenantmig.max_workers places of this database; -1: all taken */
 extern int	lock_claim_slot(void);
 extern void lock_release_slot(int slot);

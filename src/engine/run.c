@@ -286,7 +286,8 @@ run_read_request(JobRun *run)
 void
 run_check_request(JobRun *run)
 {
-	if (!lock_holds_job(run->job->id) && !lock_claim_job(run->job->id))
+	if (!run->helping &&
+		!lock_holds_job(run->job->id) && !lock_claim_job(run->job->id))
 		claim_lost(run, "A function of the user's released all advisory locks, and another process took over the job.");
 	run->job->request = run_read_request(run);
 	if (run->job->request)
@@ -355,6 +356,8 @@ run_rest(JobRun *run, int ms, const char *reason)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		if (run->tend && !run->ending)
+			run->tend(run);
 		if (piece == 1000 && !run->ending)
 			run_or_error(run, check_request_body, NULL);
 		ms -= piece;
@@ -369,38 +372,87 @@ query_int8_or_null(OwnQuery *query, int64 value)
 	query_datum(query, INT8OID, Int64GetDatum(value), value < 0);
 }
 
-void
-run_write_progress(JobRun *run)
+/* A helper adds its share; all else is the leader's to say */
+static void
+write_share(JobRun *run, OwnQuery *query)
 {
-	Progress   *p = &run->progress;
-	OwnQuery	query;
+	const Progress *p = &run->progress;
 
-	query_init(&query, "UPDATE tenantmig.job_progress SET phase = $2, "
-			   "rows_total = $3, rows_done = $4, blocks_total = $5, "
-			   "blocks_done = $6, rows_per_second = $7, wal_bytes = $8, "
-			   "batches = $9, throttle_reason = $10, "
+	query_init(query, "UPDATE tenantmig.job_progress SET "
+			   "rows_done = rows_done + $2, wal_bytes = wal_bytes + $3, "
+			   "batches = batches + $4, checkpoint = COALESCE($5, checkpoint), "
+			   "blocks_done = COALESCE($6, blocks_done), "
+			   "updated_at = clock_timestamp() WHERE job = $1");
+	query_int8(query, run->job->id);
+	query_int8(query, p->rows_done - p->rows_told);
+	query_int8(query, p->wal_bytes - p->wal_told);
+	query_int8(query, p->batches - p->batches_told);
+	query_jsonb(query, p->checkpoint);
+	query_int8_or_null(query, p->blocks_done);
+}
+
+static void
+write_all(JobRun *run, OwnQuery *query)
+{
+	const Progress *p = &run->progress;
+
+	query_init(query, "UPDATE tenantmig.job_progress SET phase = $2, "
+			   "rows_total = $3, rows_done = rows_done + $4, blocks_total = $5, "
+			   "blocks_done = $6, rows_per_second = $7, wal_bytes = wal_bytes + $8, "
+			   "batches = batches + $9, throttle_reason = $10, "
 			   "checkpoint = COALESCE($11, checkpoint), "
 			   "throttle_facts = COALESCE($12, throttle_facts), "
 			   "method = $13, method_reason = $14, held_by_pid = NULLIF($15, 0), "
+			   "workers_reason = $16, partition = NULLIF($17, 0::oid), "
+			   "partitions_total = NULLIF($18, 0), partitions_done = $19, "
 			   "updated_at = clock_timestamp() WHERE job = $1");
-	query_int8(&query, run->job->id);
-	query_text(&query, p->phase);
-	query_int8_or_null(&query, p->rows_total);
-	query_int8(&query, p->rows_done);
-	query_int8_or_null(&query, p->blocks_total);
-	query_int8_or_null(&query, p->blocks_done);
-	query_float8(&query, p->rows_per_second);
-	query_int8(&query, p->wal_bytes);
-	query_int8(&query, p->batches);
-	query_text(&query, p->throttle_reason);
-	query_jsonb(&query, p->checkpoint);
-	query_jsonb(&query, throttle_facts(run));
-	query_text(&query, p->method);
-	query_text(&query, p->method_reason);
-	query_int4(&query, p->held_by_pid);
+	query_int8(query, run->job->id);
+	query_text(query, p->phase);
+	query_int8_or_null(query, p->rows_total);
+	query_int8(query, p->rows_done - p->rows_told);
+	query_int8_or_null(query, p->blocks_total);
+	query_int8_or_null(query, p->blocks_done);
+	query_float8(query, p->rows_per_second);
+	query_int8(query, p->wal_bytes - p->wal_told);
+	query_int8(query, p->batches - p->batches_told);
+	query_text(query, p->throttle_reason);
+	query_jsonb(query, p->checkpoint);
+	query_jsonb(query, throttle_facts(run));
+	query_text(query, p->method);
+	query_text(query, p->method_reason);
+	query_int4(query, p->held_by_pid);
+	query_text(query, p->workers_reason);
+	query_oid(query, p->leaf);
+	query_int4(query, p->leaves_total);
+	query_datum(query, INT4OID, Int32GetDatum(p->leaves_done), p->leaves_total == 0);
+}
+
+static void
+sums_are_told(Progress *p)
+{
+	p->rows_told = p->rows_done;
+	p->wal_told = p->wal_bytes;
+	p->batches_told = p->batches;
+}
+
+/*
+ * Sums are added to those of the row, since several processes may work on the
+ * job.  If the transaction is rolled back, the caller sets run->progress back
+ * to what it was.
+ */
+void
+run_write_progress(JobRun *run)
+{
+	OwnQuery	query;
+
 	SPI_connect();
+	if (run->helping)
+		write_share(run, &query);
+	else
+		write_all(run, &query);
 	query_run(&query);
 	SPI_finish();
+	sums_are_told(&run->progress);
 	run->reason_untold = false;
 }
 
@@ -432,6 +484,25 @@ run_read_progress(JobRun *run)
 	p->batches = query_get_int8(0, 6, 0);
 	p->checkpoint = query_get_jsonb(0, 7);
 	SPI_finish();
+	sums_are_told(p);
+}
+
+void
+run_read_sums(JobRun *run)
+{
+	Progress   *p = &run->progress;
+	OwnQuery	query;
+
+	query_init(&query, "SELECT rows_done, wal_bytes, batches "
+			   "FROM tenantmig.job_progress WHERE job = $1");
+	query_int8(&query, run->job->id);
+	SPI_connect();
+	query_run(&query);
+	p->rows_done = query_get_int8(0, 1, 0);
+	p->wal_bytes = query_get_int8(0, 2, 0);
+	p->batches = query_get_int8(0, 3, 0);
+	SPI_finish();
+	sums_are_told(p);
 }
 
 /* --- for the report ---------------------------------------------------- */

@@ -15,13 +15,21 @@ typedef struct Progress
 	int64		rows_done;
 	int64		blocks_total;
 	int64		blocks_done;
+	Oid			leaf;			/* where the leader is, of a table with several */
+	int			leaves_total;
+	int			leaves_done;
 	double		rows_per_second;
 	int64		wal_bytes;
 	int64		batches;
+	int64		rows_told;		/* how much of these sums the row has, from here */
+	int64		wal_told;
+	int64		batches_told;
 	char	   *throttle_reason;	/* NULL: none */
 	const char *method;			/* how rows are chosen; a constant, or NULL */
 	char	   *method_reason;	/* why not in a better way, or NULL */
 	int			held_by_pid;	/* whose snapshot is that reason, or 0 */
+	char	   *workers_reason; /* why fewer work on it than were asked for, or
+								 * NULL */
 	Jsonb	   *checkpoint;		/* in the run's context */
 } Progress;
 
@@ -37,10 +45,16 @@ typedef struct JobRun
 	bool		ending;			/* cleaning up, which does not give up */
 	bool		reason_untold;	/* the row has another throttle_reason */
 	bool		lost;			/* the claim: the row is not to be written */
+	bool		helping;		/* the claim and the end are the leader's */
 	MemoryContext context;		/* lives as long as the run */
 	MemoryContext scratch;		/* reset before every transaction */
 	Progress	progress;
 	int			sharers;		/* processes at work on this job; 0 is 1 */
+	struct Crew *crew;			/* those processes, or NULL */
+
+	/* Looks at the others of the crew, outside of any transaction, before each
+	 * batch and in rests; may raise what became of them.  NULL: alone */
+	void		(*tend) (struct JobRun *run);
 	ThrottleState *throttle;	/* made by throttle_wait() */
 } JobRun;
 
@@ -153,10 +167,16 @@ extern ErrorData *run_take_error(JobRun *run);
 extern char *run_read_request(JobRun *run);
 extern void run_read_progress(JobRun *run);
 
+/* The same for the sums only: what others have added to them counts as well */
+extern void run_read_sums(JobRun *run);
+
 /* For the report */
 extern void run_note(JobRun *run, Jsonb *facts);
 extern void run_error_row(JobRun *run, const char *relation, Jsonb *key,
 						  const char *sqlstate, const char *message);
+
+/* A run without a job yet, in a context of its own */
+extern JobRun *run_new(bool foreground);
 
 typedef enum RunOutcome
 {
@@ -171,6 +191,8 @@ typedef enum RunOutcome
  * exit.  In the foreground: within SPI in non-atomic mode; errors of the job
  * are raised after they were recorded.
  */
-extern RunOutcome job_run(int64 id, bool foreground);
+extern RunOutcome job_run(int64 id);
+/* The same for one that this session has claimed; releases the claim */
+extern RunOutcome job_run_claimed(int64 id, bool foreground);
 
 #endif							/* TENANTMIG_RUN_H */

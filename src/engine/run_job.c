@@ -321,8 +321,8 @@ claim_and_work(JobRun *run, void *arg)
 		end_with_error(run, claimed->error);
 }
 
-static JobRun *
-new_run(bool foreground)
+JobRun *
+run_new(bool foreground)
 {
 	MemoryContext context = AllocSetContextCreate(foreground ? CurrentMemoryContext
 												  : TopMemoryContext, "tenantmig job",
@@ -348,7 +348,13 @@ report_end(int64 id, const ErrorData *error, bool foreground)
 }
 
 RunOutcome
-job_run(int64 id, bool foreground)
+job_run(int64 id)
+{
+	return lock_claim_job(id) ? job_run_claimed(id, false) : RUN_NOT_CLAIMED;
+}
+
+RunOutcome
+job_run_claimed(int64 id, bool foreground)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	Claimed		claimed = {.id = id,.outcome = RUN_NOT_CLAIMED};
@@ -356,15 +362,14 @@ job_run(int64 id, bool foreground)
 	ErrorData  *error;
 	int			slot = -1;
 
-	if (!lock_claim_job(id))
-		return RUN_NOT_CLAIMED;
 	if (!foreground && (slot = lock_claim_slot()) < 0)
 	{
 		lock_release_job(id);
 		return RUN_NO_SLOT;
 	}
-	run = new_run(foreground);
+	run = run_new(foreground);
 	error = run_catch(run, claim_and_work, &claimed);
+	STOP_POINT("job-ended");
 	lock_release_job(id);
 	lock_release_slot(slot);
 	MemoryContextSwitchTo(caller_context);

@@ -330,7 +330,8 @@ take_over_name(JobRun *run)
 void
 run_follow_name(JobRun *run)
 {
-	char	   *now = OidIsValid(run->relid) ? sql_relation(run->relid) : NULL;
+	char	   *now = OidIsValid(run->relid) && !run->helping
+		? sql_relation(run->relid) : NULL;
 
 	if (now != NULL && strcmp(now, job_relation_text(run->job)) != 0)
 		take_over_name(run);

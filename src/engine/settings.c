@@ -82,8 +82,8 @@ settings_define(void)
 							&setting_lock_retries, 30, 0, 100000,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tenantmig.max_workers",
-							"How many jobs of one database may run in background workers at once.",
-							"Workers are taken from max_worker_processes.",
+							"How many background workers may work on the jobs of one database at once.",
+							"They are taken from max_worker_processes.",
 							&setting_max_workers, 2, 0, 256,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tenantmig.batch_target",

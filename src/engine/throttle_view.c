@@ -122,6 +122,7 @@ tenantmig_throttles(PG_FUNCTION_ARGS)
 	signals_read(&signals, limits_signals(&throttle), job->relid);
 	if (read_facts(job->id, &facts, &reason))
 		scene.facts = &facts;
+	scene.sharers = 1 + list_length(lock_helpers(job->id));
 	limits_judge(&scene, limits);
 	for (int i = 0; i < THROTTLE_LIMITS; i++)
 		put_limit((ReturnSetInfo *) fcinfo->resultinfo, job, &limits[i], reason);

@@ -265,7 +265,7 @@ do_job(int64 job)
 	at_work = true;
 	PG_TRY();
 	{
-		outcome = job_run(job, false);
+		outcome = job_run(job);
 	}
 	PG_FINALLY();
 	{
@@ -302,17 +302,23 @@ pin_settings(void)
 }
 
 void
+worker_begin(Oid database)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	pin_settings();
+}
+
+void
 tenantmig_worker_main(Datum arg)
 {
 	WorkerArgs	args;
 	int64		job;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
-	pqsignal(SIGTERM, die);
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(args.database, InvalidOid, 0);
-	pin_settings();
+	worker_begin(args.database);
 	on_shmem_exit(leave_early, 0);
 
 	SetCurrentStatementStartTimestamp();

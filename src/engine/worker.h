@@ -22,6 +22,10 @@ extern bool worker_start(Oid database, int64 job);
  * 0 when all that were asked for could be had.  No transaction may be open. */
 extern int64 worker_start_ready(bool interrupted);
 
+/* The first thing in the main function of a worker: signals, the connection to
+ * the database, settings */
+extern void worker_begin(Oid database);
+
 extern PGDLLEXPORT void tenantmig_worker_main(Datum arg);
 
 #endif							/* TENANTMIG_WORKER_H */

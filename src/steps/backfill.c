@@ -47,38 +47,6 @@ bad_option(const char *key, const char *value, const char *allowed)
 			 errhint("Use one of: %s.", allowed)));
 }
 
-/* Options that stand for the only way there is: accepted with that value */
-static const struct
-{
-	const char *key;
-	const char *value;
-}			fixed_options[] = {
-	{"workers", "1"},
-};
-
-static bool
-is_fixed_option(Jsonb *options, const char *key)
-{
-	char	   *value = json_text(options, key);
-	bool		known = false;
-
-	for (int i = 0; i < lengthof(fixed_options); i++)
-	{
-		if (strcmp(fixed_options[i].key, key) != 0)
-			continue;
-		known = true;
-		if (value == NULL || strcmp(fixed_options[i].value, value) == 0)
-			return true;
-	}
-	if (known)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("option \"%s\" cannot be %s in this version", key,
-						sql_printable(value)),
-				 errhint("Leave it out.")));
-	return false;
-}
-
 static void
 check_is_object(Jsonb *options)
 {
@@ -97,7 +65,7 @@ check_keys(Jsonb *options)
 	{
 		const char *key = lfirst(lc);
 
-		if (throttle_is_option(key) || is_fixed_option(options, key) ||
+		if (throttle_is_option(key) || strcmp(key, "workers") == 0 ||
 			strcmp(key, "method") == 0 || strcmp(key, "max_errors") == 0 ||
 			strcmp(key, "on_orphan") == 0 || strcmp(key, "orphan_value") == 0 ||
 			strcmp(key, "on_conflict") == 0 || strcmp(key, "triggers") == 0 ||
@@ -169,6 +137,7 @@ backfill_read_options(Jsonb *options, const Source *source,
 
 	result->method = read_method(options, source);
 	result->max_errors = whole_number(options, "max_errors", 0, 0, INT_MAX);
+	result->workers = (int) whole_number(options, "workers", 1, 1, FEED_MOST_TAKERS);
 	result->on_orphan = ORPHAN_FAIL;
 	if ((text = json_text(options, "on_orphan")) != NULL)
 	{

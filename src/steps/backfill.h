@@ -32,6 +32,7 @@ typedef struct BackfillOptions
 	char	   *orphan_value;	/* with ORPHAN_ASSIGN */
 	bool		keep_trigger;
 	bool		triggers_off;	/* the table's own triggers do not fire */
+	int			workers;
 } BackfillOptions;
 
 /* Raises 22023 and 0A000; with the throttles, unknown keys are refused */

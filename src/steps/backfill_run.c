@@ -38,6 +38,7 @@
 #include "engine/template.h"
 #include "engine/stop_point.h"
 #include "steps/backfill.h"
+#include "steps/leaf_progress.h"
 #include "steps/metadata.h"
 #include "steps/pass.h"
 #include "steps/target.h"
@@ -151,11 +152,13 @@ count_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		pass = {.what = STATEMENT_COUNT,.phase = "counting rows",
 		.source = b->source,.rows = &range_cursor,
+		.workers = b->options.workers,.totals = true,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 
 	if (b->counted)
 		return;
+	leaf_progress_forget(run);
 	run_pass(run, &pass);
 	if (pass.counted[3] > 0 || b->conflicts > 0)
 	{
@@ -441,6 +444,7 @@ fill_rows(JobRun *run, BackfillRun *b)
 {
 	Pass		fill = {.what = STATEMENT_FILL,.phase = "filling rows",
 		.source = b->source,.count_rows = true,
+		.workers = b->options.workers,
 		.rows = by_ranges(b) ? &range_cursor : &page_cursor,
 		.only_so = b->options.method == METHOD_PAGES,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
@@ -461,6 +465,7 @@ count_residue(JobRun *run, BackfillRun *b, int64 *unresolved)
 {
 	Pass		pass = {.what = STATEMENT_RESIDUE,.phase = "verifying",
 		.source = b->source,.rows = &range_cursor,.bad = &b->bad,
+		.workers = b->options.workers,
 	.sets = ROWS_WHOLE};
 
 	run_pass(run, &pass);
@@ -475,6 +480,7 @@ sweep_once(JobRun *run, BackfillRun *b)
 	Pass		sweep = {.what = STATEMENT_FILL,.phase = "sweeping for residue",
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
+		.workers = b->options.workers,
 	.triggers_off = b->options.triggers_off};
 
 	run_pass(run, &sweep);
@@ -576,6 +582,7 @@ assign_orphans(JobRun *run, BackfillRun *b, int64 orphans)
 		.source = b->source,.rows = &range_cursor,.count_rows = true,
 		.bad = &b->bad,.max_errors = b->options.max_errors,
 		.triggers_off = b->options.triggers_off,
+		.workers = b->options.workers,
 	.orphan_value = b->options.orphan_value};
 	JsonObject *facts = json_begin();
 	int64		assigned = 0;

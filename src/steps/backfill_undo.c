@@ -55,6 +55,7 @@ note_undo(JobRun *run, const UndoArg *arg)
 {
 	Pass		count = {.what = STATEMENT_COUNT,.phase = "counting rows",
 		.source = arg->source,.rows = &range_cursor,
+		.workers = arg->options.workers,.source_job = arg->target->id,
 	.orphan_value = arg->options.orphan_value};
 	JsonObject *facts = json_begin();
 	int64		changed = run->progress.rows_done;
@@ -150,6 +151,8 @@ backfill_undo(JobRun *run, const Job *target, const JobStep *step)
 	}
 	pass.source = arg.source;
 	pass.triggers_off = arg.options.triggers_off;
+	pass.workers = arg.options.workers;
+	pass.source_job = target->id;
 	pass.orphan_value = arg.options.orphan_value;
 	do
 	{

@@ -13,8 +13,10 @@
 
 #include <math.h>
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/instrument.h"
 #include "executor/spi.h"
@@ -25,6 +27,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -36,12 +39,16 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
+#include "steps/leaf_progress.h"
 #include "steps/pass.h"
 #include "steps/target.h"
 #include "steps/triggers_off.h"
 
 /* How long a batch that holds rows waits for one, in ms */
 #define ROW_LOCK_WAIT	10
+
+/* So many parents are put into a hash table in the time of one lookup */
+#define PARENTS_HASHED	4
 
 /*
  * The table is what it was when the run started: not dropped, not renamed to
@@ -191,6 +198,33 @@ set_batch_timeouts(const Pass *pass)
 		elog(ERROR, "could not set constraints");
 }
 
+/*
+ * A batch that names its rows: look up the parent of each, unless the batch is
+ * large enough to pay for a hash table of all parents.  The planner reckons
+ * with pages that must be read for each lookup; but batch after batch looks up
+ * in the same table.
+ */
+static void
+set_join_method(const Pass *pass)
+{
+	HeapTuple	tuple;
+	float4		parents;
+
+	if (pass->source->kind != SOURCE_VIA || pass->set.tids == NULL)
+		return;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(pass->source->parent));
+	if (!HeapTupleIsValid(tuple))
+		return;
+	parents = ((Form_pg_class) GETSTRUCT(tuple))->reltuples;
+	ReleaseSysCache(tuple);
+	if (parents < (float4) pass->set.count * PARENTS_HASHED)
+		return;
+	(void) set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	(void) set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
 static SourceStatement
 passing_over_locked(SourceStatement what)
 {
@@ -223,11 +257,14 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 								? tid_array(pass->bad->tids, pass->bad->count) : NULL);
 	if (!pass->pass_over_locked)
 		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
+	set_join_method(pass);
 	run_enter_owner(run, &saved);
 	start_time_limit(pass);
 	(void) batch_plan(run, pass, what);
-	result = pass->triggers_off
-		? triggers_off_execute(pass->plan, pass->plan_text, values)
+	result = pass->triggers_off || pass->source->kind != SOURCE_VALUE
+		? triggers_off_execute(pass->plan, pass->plan_text, values,
+							   pass->triggers_off ? TRIGGERS_OFF_ALL : TRIGGERS_OFF_OWN,
+							   run->job->id)
 		: SPI_execute_plan(pass->plan, values, NULL, false, 0);
 	stop_time_limit();
 	CHECK_FOR_INTERRUPTS();
@@ -260,7 +297,8 @@ set_checkpoint(JobRun *run, const Pass *pass)
 
 /*
  * Rows in a second: the average of the first ten seconds, then one in which
- * what is ten seconds old counts for a third.  Rests are part of it.  A sweep,
+ * what is ten seconds old counts for a third.  Rests are part of it, and what
+ * helpers do.  A sweep,
  * which finds nothing most of the time, leaves it as it was.
  */
 static void
@@ -270,13 +308,14 @@ add_rate(JobRun *run, Pass *pass)
 	TimestampTz now = GetCurrentTimestamp();
 	double		elapsed = (now - pass->started) / 1000000.0;
 	double		since = (now - pass->last_commit) / 1000000.0;
+	int64		rows = feed_progress(pass->feed).rows + pass->cost.rows;
 
 	if (!pass->measured)
 		return;
 	if (elapsed < 10)
-		p->rows_per_second = (pass->updated + pass->cost.rows) / Max(elapsed, 0.001);
+		p->rows_per_second = rows / Max(elapsed, 0.001);
 	else
-		p->rows_per_second += (pass->cost.rows / Max(since, 0.001) - p->rows_per_second) *
+		p->rows_per_second += ((rows - pass->last_rows) / Max(since, 0.001) - p->rows_per_second) *
 			(1 - exp(-since / 10));
 }
 
@@ -338,6 +377,9 @@ add_progress(JobRun *run, Pass *pass)
 	feed = feed_progress(pass->feed);
 	p->blocks_done = feed.blocks_done;
 	p->blocks_total = feed.blocks_total;
+	p->leaf = feed.leaves_total > 1 ? pass->set.leaf : InvalidOid;
+	p->leaves_total = feed.leaves_total > 1 ? feed.leaves_total : 0;
+	p->leaves_done = feed.leaves_done;
 	if (pass->set.tids == NULL)
 		p->blocks_done += pass->set.until - pass->set.from;
 	if (pass->resumable)
@@ -367,6 +409,14 @@ take_part(Pass *pass)
 	return true;
 }
 
+/* Of what has been counted: rows that are to be changed */
+static int64
+rows_needed(const Pass *pass)
+{
+	return pass->counted[0] +
+		(pass->source->on_conflict == CONFLICT_OVERWRITE ? pass->counted[3] : 0);
+}
+
 static void
 clear_stalled(JobRun *run)
 {
@@ -388,6 +438,7 @@ batch_body(JobRun *run, void *arg)
 	instr_time	end;
 	uint64		wal = pgWalUsage.wal_bytes;
 	int64		hot;
+	int64		needed = rows_needed(pass);
 
 	pass->executing = false;
 	run_check_request(run);
@@ -423,11 +474,12 @@ batch_body(JobRun *run, void *arg)
 	pass->outcome.hot_rows += hot_updates(pass->set.leaf) - hot;
 	pass->outcome.xid = GetCurrentTransactionIdIfAny();
 	if (pass->count_rows)
-		STOP_POINT("batch-updated");
+		STOP_POINT(run->helping ? "helper-updated" : "batch-updated");
 	pass->cost.waiters = lock_waiters();
 	clear_stalled(run);
 	add_progress(run, pass);
 	run_write_progress(run);
-	if (pass->count_rows)
+	leaf_progress_add(run, pass, rows_needed(pass) - needed);
+	if (pass->count_rows && !run->helping)
 		STOP_POINT("batch-before-commit");
 }

@@ -28,16 +28,24 @@ typedef struct FeedLeaf
 
 typedef struct FeedPlace
 {
-	int			leaf;			/* -1: none */
+	int			leaf;
 	BlockNumber block;
 } FeedPlace;
+
+typedef struct FeedHold
+{
+	bool		returned;		/* the taker is gone */
+	int			count;
+	Piece		pieces[FEED_MOST_PIECES];
+} FeedHold;
 
 struct Feed
 {
 	slock_t		mutex;			/* protects what may change */
 	Oid			root;			/* the table of the call */
+	double		most_blocks;	/* in a piece */
 	FeedPlace	next;
-	FeedPlace	held[FEED_MOST_TAKERS];
+	FeedHold	held[FEED_MOST_TAKERS];
 	pg_atomic_uint64 rows;
 	int			count;
 	FeedLeaf	leaves[FLEXIBLE_ARRAY_MEMBER];
@@ -60,8 +68,8 @@ feed_init(Feed *feed, Oid relid, List *leaves, RowPosition from)
 	{
 		0, 0
 	};
-	for (int i = 0; i < FEED_MOST_TAKERS; i++)
-		feed->held[i].leaf = -1;
+	feed->most_blocks = MaxBlockNumber;
+	memset(feed->held, 0, sizeof(feed->held));
 	pg_atomic_init_u64(&feed->rows, 0);
 	feed->count = 0;
 	foreach(lc, leaves)
@@ -116,33 +124,79 @@ next_place(Feed *feed)
 	return place;
 }
 
-/* Move on if nobody else has done so since "at" was read; with a piece, take
- * what lies between */
+/* Move on if nobody else has done so since "at" was read; with a piece, hold
+ * it */
 static bool
-move_on(Feed *feed, FeedPlace at, FeedPlace to, BlockNumber end, int taker,
-		bool take)
+move_on(Feed *feed, FeedPlace at, FeedPlace to, BlockNumber end,
+		FeedHold *hold, const Piece *piece)
 {
 	bool		moved = false;
 
 	SpinLockAcquire(&feed->mutex);
 	if (feed->next.leaf == at.leaf && feed->next.block == at.block)
 	{
-		FeedPlace  *held = &feed->held[Max(taker, 0)];
-
 		feed->next = to;
 		feed->leaves[at.leaf].end = end;
-		if (take && (held->leaf < 0 || at.leaf < held->leaf ||
-					 (at.leaf == held->leaf && at.block < held->block)))
-			*held = at;
+		if (piece)
+			hold->pieces[hold->count++] = *piece;
 		moved = true;
 	}
 	SpinLockRelease(&feed->mutex);
 	return moved;
 }
 
+/* The beginning of what somebody has left behind */
+static bool
+take_returned(Feed *feed, FeedHold *hold, double blocks, Piece *piece)
+{
+	bool		found = false;
+
+	SpinLockAcquire(&feed->mutex);
+	for (int i = 0; i < FEED_MOST_TAKERS && !found; i++)
+	{
+		FeedHold   *from = &feed->held[i];
+		Piece	   *rest;
+
+		if (!from->returned || from->count == 0)
+			continue;
+		found = true;
+		rest = &from->pieces[from->count - 1];
+		*piece = *rest;
+		if (rest->until - rest->from > blocks)
+		{
+			piece->until = rest->from = rest->from + (BlockNumber) Max(blocks, 1.0);
+			piece->last = false;
+		}
+		else
+			from->count--;
+		hold->pieces[hold->count++] = *piece;
+	}
+	SpinLockRelease(&feed->mutex);
+	return found;
+}
+
+/* The piece that was taken last has gone with its leaf */
+static void
+drop_taken(Feed *feed, FeedHold *hold)
+{
+	SpinLockAcquire(&feed->mutex);
+	hold->count--;
+	SpinLockRelease(&feed->mutex);
+}
+
 bool
 feed_take(Feed *feed, int taker, double blocks, Piece *piece)
 {
+	FeedHold   *hold = &feed->held[taker];
+
+	Assert(hold->count < FEED_MOST_PIECES);
+	blocks = Min(blocks, feed->most_blocks);
+	while (take_returned(feed, hold, blocks, piece))
+	{
+		if (feed_lock_leaf(feed, piece) > 0)
+			return true;
+		drop_taken(feed, hold);
+	}
 	for (;;)
 	{
 		FeedPlace	at = next_place(feed);
@@ -160,7 +214,7 @@ feed_take(Feed *feed, int taker, double blocks, Piece *piece)
 		{
 			to.leaf = at.leaf + 1;
 			to.block = 0;
-			(void) move_on(feed, at, to, end, taker, false);
+			(void) move_on(feed, at, to, end, NULL, NULL);
 			continue;
 		}
 		/* the end of a leaf may have moved while it was worked on */
@@ -180,18 +234,52 @@ feed_take(Feed *feed, int taker, double blocks, Piece *piece)
 		piece->number = at.leaf;
 		piece->leaf = leaf->relid;
 		piece->from = at.block;
-		if (move_on(feed, at, to, end, taker, true))
+		if (move_on(feed, at, to, end, hold, piece))
 			return true;
 	}
 }
 
 void
-feed_hold(Feed *feed, int taker, const Piece *piece)
+feed_hold(Feed *feed, int taker, const Piece *pieces, int count)
+{
+	FeedHold   *hold = &feed->held[taker];
+
+	SpinLockAcquire(&feed->mutex);
+	memcpy(hold->pieces, pieces, sizeof(Piece) * count);
+	hold->count = count;
+	SpinLockRelease(&feed->mutex);
+}
+
+void
+feed_give_back(Feed *feed, int taker)
 {
 	SpinLockAcquire(&feed->mutex);
-	feed->held[taker].leaf = piece ? piece->number : -1;
-	feed->held[taker].block = piece ? piece->from : 0;
+	feed->held[taker].returned = true;
 	SpinLockRelease(&feed->mutex);
+}
+
+bool
+feed_has_returned(Feed *feed)
+{
+	bool		found = false;
+
+	SpinLockAcquire(&feed->mutex);
+	for (int i = 0; i < FEED_MOST_TAKERS; i++)
+		found = found || (feed->held[i].returned && feed->held[i].count > 0);
+	SpinLockRelease(&feed->mutex);
+	return found;
+}
+
+bool
+feed_has_more(Feed *feed)
+{
+	return next_place(feed).leaf < feed->count;
+}
+
+void
+feed_cut(Feed *feed, double blocks)
+{
+	feed->most_blocks = Max(blocks, 1.0);
 }
 
 void
@@ -208,16 +296,32 @@ oldest_place(Feed *feed)
 	SpinLockAcquire(&feed->mutex);
 	oldest = feed->next;
 	for (int i = 0; i < FEED_MOST_TAKERS; i++)
-	{
-		FeedPlace	held = feed->held[i];
+		for (int j = 0; j < feed->held[i].count; j++)
+		{
+			const Piece *held = &feed->held[i].pieces[j];
 
-		if (held.leaf >= 0 &&
-			(held.leaf < oldest.leaf ||
-			 (held.leaf == oldest.leaf && held.block < oldest.block)))
-			oldest = held;
-	}
+			if (held->number < oldest.leaf ||
+				(held->number == oldest.leaf && held->from < oldest.block))
+			{
+				oldest.leaf = held->number;
+				oldest.block = held->from;
+			}
+		}
 	SpinLockRelease(&feed->mutex);
 	return oldest;
+}
+
+static int64
+blocks_held(Feed *feed)
+{
+	int64		blocks = 0;
+
+	SpinLockAcquire(&feed->mutex);
+	for (int i = 0; i < FEED_MOST_TAKERS; i++)
+		for (int j = 0; j < feed->held[i].count; j++)
+			blocks += feed->held[i].pieces[j].until - feed->held[i].pieces[j].from;
+	SpinLockRelease(&feed->mutex);
+	return blocks;
 }
 
 RowPosition
@@ -243,8 +347,9 @@ feed_position(Feed *feed)
 FeedProgress
 feed_progress(Feed *feed)
 {
-	FeedPlace	place = oldest_place(feed);
-	FeedProgress p = {.leaves_total = feed->count,.leaves_done = place.leaf};
+	FeedPlace	place = next_place(feed);
+	FeedProgress p = {.leaves_total = feed->count,
+	.leaves_done = oldest_place(feed).leaf};
 
 	for (int i = 0; i < feed->count; i++)
 	{
@@ -253,6 +358,7 @@ feed_progress(Feed *feed)
 			p.blocks_done += feed->leaves[i].end;
 	}
 	p.blocks_done += place.block;
+	p.blocks_done = Max(p.blocks_done - blocks_held(feed), 0);
 	p.rows = (int64) pg_atomic_read_u64(&feed->rows);
 	return p;
 }

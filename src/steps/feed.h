@@ -9,6 +9,7 @@
  *
  * What is not yet done of a piece is held by its taker.  The position of the
  * feed is the place before which nothing is held: what a checkpoint needs.
+ * What a taker held that is gone is given out once more, before anything else.
  */
 #ifndef TENANTMIG_FEED_H
 #define TENANTMIG_FEED_H
@@ -17,6 +18,7 @@
 #include "storage/block.h"
 
 #define FEED_MOST_TAKERS	16
+#define FEED_MOST_PIECES	8	/* that one of them holds at a time */
 
 /* A position as it is kept in a checkpoint */
 typedef struct RowPosition
@@ -61,8 +63,19 @@ extern bool feed_take(Feed *feed, int taker, double blocks, Piece *piece);
  * blocks it has now; 0 when it is gone or no part of the table any more */
 extern BlockNumber feed_lock_leaf(Feed *feed, const Piece *piece);
 
-/* All that the taker holds begins here from now on; NULL: it holds nothing */
-extern void feed_hold(Feed *feed, int taker, const Piece *piece);
+/* What the taker still holds, of the pieces that it took */
+extern void feed_hold(Feed *feed, int taker, const Piece *pieces, int count);
+
+/* The taker is gone: others are to take what it held */
+extern void feed_give_back(Feed *feed, int taker);
+
+/* Whether there is such a piece; whether there is any other */
+extern bool feed_has_returned(Feed *feed);
+extern bool feed_has_more(Feed *feed);
+
+/* Give out pieces of no more than so many blocks, so that there are some for
+ * everybody.  Before the first is taken. */
+extern void feed_cut(Feed *feed, double blocks);
 
 extern void feed_add_rows(Feed *feed, int64 rows);
 extern RowPosition feed_position(Feed *feed);

@@ -428,6 +428,18 @@ typedef struct AddRun
 } AddRun;
 
 /*
+ * What the foreign keys of the partitions are called until the table has its
+ * own.  The server then attaches the first by name that is the same.  If that
+ * were one that the partition had before, it would go with the table's when
+ * that is dropped.
+ */
+static char *
+leaf_name(int64 job, const char *name)
+{
+	return sql_derived_name(psprintf("!tenantmig_" INT64_FORMAT "_", job), name, "");
+}
+
+/*
  * The name is settled and journaled before the constraint is made.  On a
  * partitioned table the partitions' get the same name, as the server would name
  * them.
@@ -457,7 +469,7 @@ resolve_body(JobRun *run, void *arg)
 		job_merge_summary(run->job->id, json_end(facts));
 	}
 	a->name = a->partitioned
-		? fk_temporary_name(run->job->id, a->fk->name, run->relid) : a->fk->name;
+		? leaf_name(run->job->id, a->fk->name) : a->fk->name;
 	if (!OidIsValid(find_same(a->fk, a->fk->name, &a->same)))
 		a->same = NULL;
 }

@@ -285,7 +285,7 @@ tenantmig_create_index(PG_FUNCTION_ARGS)
 
 /* --- plan, run and holds ----------------------------------------------- */
 
-void
+char *
 index_plan_table(const Job *job, Oid relid, Oid table, Jsonb *spec,
 				 IndexEstimate *estimate)
 {
@@ -309,6 +309,7 @@ index_plan_table(const Job *job, Oid relid, Oid table, Jsonb *spec,
 		estimate->ms += rows * 0.001 + blocks * 0.02;
 	}
 	table_close(relation, AccessShareLock);
+	return name;
 }
 
 void

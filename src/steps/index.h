@@ -72,8 +72,9 @@ typedef struct IndexEstimate
 
 extern void index_plan_build(const Job *job, Oid relid, Jsonb *spec,
 							 IndexEstimate *estimate);
-extern void index_plan_table(const Job *job, Oid relid, Oid table, Jsonb *spec,
-							 IndexEstimate *estimate);
+/* of one table; relid is the table of the call.  Returns the name of the index */
+extern char *index_plan_table(const Job *job, Oid relid, Oid table, Jsonb *spec,
+							  IndexEstimate *estimate);
 extern void index_put_estimate(JsonObject *plan, const IndexEstimate *estimate);
 
 /* --- texts ------------------------------------------------------------- */

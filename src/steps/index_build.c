@@ -322,6 +322,51 @@ index_build_rows(JobRun *run, IndexBuild *b)
 	}
 }
 
+/* The step of an earlier attempt that built something else under this key */
+static void
+other_body(JobRun *run, void *arg)
+{
+	IndexBuild *b = arg;
+	IndexEntry *entry = index_entry(run->job, b->table, b->key);
+	char	   *create;
+	ListCell   *lc;
+
+	if (entry == NULL || strcmp(index_definition(entry->spec), index_definition(b->spec)) == 0)
+		return;
+	create = index_create_text(entry->spec, entry->name, b->partitioned);
+	MemoryContextSwitchTo(run->context);
+	b->other_entry = true;
+	foreach(lc, step_list(run->job->id))
+	{
+		JobStep    *step = lfirst(lc);
+
+		if (step->relid == b->table && strcmp(step->state, "undone") != 0 &&
+			strcmp(step->statement, create) == 0)
+			b->other = step;
+	}
+}
+
+static void
+forget_body(JobRun *run, void *arg)
+{
+	IndexBuild *b = arg;
+
+	forget_entry(run->job->id, b->table, b->key);
+}
+
+/* What is asked for may be another index than at an earlier attempt */
+static void
+drop_other(JobRun *run, IndexBuild *b)
+{
+	b->other = NULL;
+	b->other_entry = false;
+	run_or_error(run, other_body, b);
+	if (b->other)
+		run_inverse(run, run->job, b->other);
+	if (b->other_entry)
+		run_bookkeeping(run, forget_body, b);
+}
+
 Oid
 index_build_table(JobRun *run, Oid table, const char *key, Jsonb *spec)
 {
@@ -330,6 +375,7 @@ index_build_table(JobRun *run, Oid table, const char *key, Jsonb *spec)
 	b->key = key;
 	b->spec = spec;
 	b->root = b->table = table;
+	drop_other(run, b);
 	index_build_rows(run, b);
 	return b->gone ? InvalidOid : b->index;
 }

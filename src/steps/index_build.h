@@ -26,6 +26,8 @@ typedef struct IndexBuild
 	bool		exists;
 	bool		ours;
 	bool		valid;
+	bool		other_entry;	/* the journal has something else for this key */
+	JobStep    *other;			/* and this built it */
 } IndexBuild;
 
 /*

@@ -13,10 +13,13 @@ static const StepOps *const kinds[] = {
 	&backfill_ops,
 	&index_ops,
 	&not_null_ops,
+	&scope_unique_ops,
 	&foreign_key_ops,
 	&primary_key_ops,
 	&rls_enable_ops,
 	&rls_disable_ops,
+	&fence_ops,
+	&unfence_ops,
 	&undo_ops,
 };
 

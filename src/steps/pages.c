@@ -46,8 +46,8 @@
 #include "engine/sqltext.h"
 #include "steps/pass.h"
 
-#define CHUNK_BLOCKS	2048
-#define MOST_CHUNKS		4
+#define CHUNK_BLOCKS	512
+#define MOST_CHUNKS		FEED_MOST_PIECES
 
 /* A leaf with fewer blocks is done in ranges */
 #define SMALL_LEAF		32
@@ -105,7 +105,6 @@ struct RowCursor
 	const Source *source;
 	bool		only;
 	Chunk		chunks[MOST_CHUNKS];
-	bool		fed;			/* the feed has given all */
 	LeafFacts	leaf;
 	bool		has_unset;
 	Datum		unset;			/* the placeholder */
@@ -235,72 +234,95 @@ is_locked(HeapTupleHeader header)
 	return TransactionIdIsInProgress(HeapTupleHeaderGetRawXmax(header));
 }
 
+/* Rows, and versions of rows that are still needed, on a page */
+static int
+rows_on_page(Page page)
+{
+	OffsetNumber last = PageGetMaxOffsetNumber(page);
+	int			rows = 0;
+
+	for (OffsetNumber offset = FirstOffsetNumber; offset <= last; offset++)
+		if (ItemIdIsNormal(PageGetItemId(page, offset)))
+			rows++;
+	return rows;
+}
+
+/* What a lap finds on a page */
 typedef struct PageVisit
 {
 	OffsetNumber offsets[MaxHeapTuplesPerPage];
-	int			sizes[MaxHeapTuplesPerPage];	/* of the new versions */
-	int			count;
-	int			rows;			/* on the page */
-	Size		room;
+	int			count;			/* of the rows that it takes */
+	int			fitting;		/* of these, those that have room */
 } PageVisit;
 
-/* What the page has; prunes it first */
+/*
+ * Whether the row at an offset is to be tried; *size: of its new version.
+ * What tells most rows apart comes first.
+ */
+static bool
+is_candidate(RowCursor *cursor, Relation relation, Buffer buffer,
+			 OffsetNumber offset, Size *size)
+{
+	ItemId		item = PageGetItemId(BufferGetPage(buffer), offset);
+	HeapTupleData tuple;
+
+	tuple.t_data = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
+	tuple.t_len = ItemIdGetLength(item);
+	tuple.t_tableOid = RelationGetRelid(relation);
+	ItemPointerSet(&tuple.t_self, BufferGetBlockNumber(buffer), offset);
+	if (!seems_unset(cursor, &tuple, RelationGetDescr(relation)) ||
+		is_locked(tuple.t_data) ||
+		!HeapTupleSatisfiesVisibility(&tuple, GetActiveSnapshot(), buffer))
+		return false;
+	*size = MAXALIGN(tuple.t_len + cursor->value_size) + sizeof(ItemIdData);
+	return true;
+}
+
+/*
+ * Prune the page, and choose what this lap takes of it: as many rows as have
+ * room there.  Where that is next to none, some more move away, or there would
+ * be no end.
+ */
 static void
-read_page(RowCursor *cursor, Relation relation, BlockNumber block,
-		  PageVisit *visit)
+visit_page(RowCursor *cursor, Relation relation, BlockNumber block,
+		   PageVisit *visit)
 {
 	Buffer		buffer = ReadBufferExtended(relation, MAIN_FORKNUM, block,
 											RBM_NORMAL, NULL);
 	const uint8 *tried = tried_on(cursor->chunk, block);
-	Snapshot	snapshot = GetActiveSnapshot();
 	Page		page;
 	OffsetNumber last;
+	Size		room;
+	int			moved;
 
 	heap_page_prune_opt(relation, buffer);
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buffer);
-	visit->count = visit->rows = 0;
-	visit->room = PageGetHeapFreeSpace(page);
+	room = PageGetHeapFreeSpace(page);
 	last = PageGetMaxOffsetNumber(page);
+	moved = Max(1, rows_on_page(page) / MOVED_SHARE);
+	visit->count = visit->fitting = 0;
 	for (OffsetNumber offset = FirstOffsetNumber; offset <= last; offset++)
 	{
-		ItemId		item = PageGetItemId(page, offset);
-		HeapTupleData tuple;
+		Size		size;
 
-		if (!ItemIdIsNormal(item))
+		if (!ItemIdIsNormal(PageGetItemId(page, offset)) ||
+			bit_is_set(tried, offset - 1) ||
+			!is_candidate(cursor, relation, buffer, offset, &size))
 			continue;
-		tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
-		tuple.t_len = ItemIdGetLength(item);
-		tuple.t_tableOid = RelationGetRelid(relation);
-		ItemPointerSet(&tuple.t_self, block, offset);
-		if (!HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer))
-			continue;
-		visit->rows++;
-		if (bit_is_set(tried, offset - 1) ||
-			!seems_unset(cursor, &tuple, RelationGetDescr(relation)) ||
-			is_locked(tuple.t_data))
-			continue;
-		visit->offsets[visit->count] = offset;
-		visit->sizes[visit->count++] =
-			MAXALIGN(tuple.t_len + cursor->value_size) + sizeof(ItemIdData);
+		if (size <= room)
+		{
+			room -= size;
+			visit->fitting++;
+		}
+		else if (visit->count >= moved ||
+				 (visit->count > 0 && visit->fitting >= moved / 2))
+			break;
+		else
+			room = 0;
+		visit->offsets[visit->count++] = offset;
 	}
 	UnlockReleaseBuffer(buffer);
-}
-
-/* How many of the page's rows this lap takes, and how many of them have room:
- * where that is next to none, some move away, or there would be no end */
-static int
-rows_of_lap(const PageVisit *visit, int *fitting)
-{
-	Size		used = 0;
-	int			count = 0;
-
-	while (count < visit->count && used + visit->sizes[count] <= visit->room)
-		used += visit->sizes[count++];
-	*fitting = count;
-	if (count < visit->rows / (2 * MOVED_SHARE) || count == 0)
-		count = Min(visit->count, Max(1, visit->rows / MOVED_SHARE));
-	return count;
 }
 
 /* --- a chunk --------------------------------------------------------- */
@@ -312,16 +334,11 @@ take_chunk(RowCursor *cursor, Chunk *chunk)
 	uint8	   *finished = chunk->finished;
 	uint8	   *tried = chunk->tried;
 
-	if (cursor->fed)
-		return false;
 	memset(chunk, 0, sizeof(Chunk));
 	chunk->finished = finished;
 	chunk->tried = tried;
 	if (!feed_take(cursor->feed, cursor->taker, CHUNK_BLOCKS, &chunk->piece))
-	{
-		cursor->fed = true;
 		return false;
-	}
 	if (chunk->finished == NULL)
 	{
 		chunk->finished = MemoryContextAlloc(cursor->context, (pages + 7) / 8);
@@ -334,29 +351,23 @@ take_chunk(RowCursor *cursor, Chunk *chunk)
 	return true;
 }
 
-/* The taker holds what comes first of all its chunks */
 static void
-hold_oldest(RowCursor *cursor)
+hold_chunks(RowCursor *cursor)
 {
-	Piece	   *oldest = NULL;
+	Piece		pieces[MOST_CHUNKS];
+	int			count = 0;
 
 	for (int i = 0; i < MOST_CHUNKS; i++)
-	{
-		Piece	   *piece = &cursor->chunks[i].piece;
-
-		if (cursor->chunks[i].used &&
-			(oldest == NULL || piece->number < oldest->number ||
-			 (piece->number == oldest->number && piece->from < oldest->from)))
-			oldest = piece;
-	}
-	feed_hold(cursor->feed, cursor->taker, oldest);
+		if (cursor->chunks[i].used)
+			pieces[count++] = cursor->chunks[i].piece;
+	feed_hold(cursor->feed, cursor->taker, pieces, count);
 }
 
 static void
 release_chunk(RowCursor *cursor, Chunk *chunk)
 {
 	chunk->used = false;
-	hold_oldest(cursor);
+	hold_chunks(cursor);
 }
 
 /* Whether pruning can make room of what the last lap has left */
@@ -380,18 +391,15 @@ collect(RowCursor *cursor, Chunk *chunk, Relation relation)
 	for (block = chunk->next; block < end && cursor->count < (int) cursor->rows; block++)
 	{
 		PageVisit	visit;
-		int			fitting;
-		int			take;
 
 		if (bit_is_set(chunk->finished, block - chunk->piece.from))
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		read_page(cursor, relation, block, &visit);
-		take = rows_of_lap(&visit, &fitting);
-		if (take == 0)
+		visit_page(cursor, relation, block, &visit);
+		if (visit.count == 0)
 			set_bit(chunk->finished, block - chunk->piece.from);
-		cursor->fitting += fitting;
-		for (int i = 0; i < take; i++, cursor->count++)
+		cursor->fitting += visit.fitting;
+		for (int i = 0; i < visit.count; i++, cursor->count++)
 			ItemPointerSet(&cursor->tids[cursor->count], block, visit.offsets[i]);
 	}
 	cursor->stopped_at = block;
@@ -608,7 +616,7 @@ page_done(RowCursor *cursor, const RowSet *set, const RowOutcome *outcome,
 										  outcome->ms, target_ms);
 		chunk->piece.from = set->until;
 		chunk->used = chunk->piece.from < chunk->piece.until;
-		hold_oldest(cursor);
+		hold_chunks(cursor);
 		return;
 	}
 	cursor->rows = Min(rows_adapt(cursor->rows, cursor->count, outcome->ms,

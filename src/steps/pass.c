@@ -12,6 +12,7 @@
 #include "engine/locks.h"
 #include "engine/settings.h"
 #include "engine/stop_point.h"
+#include "steps/crew.h"
 #include "steps/pass.h"
 #include "steps/target.h"
 
@@ -33,8 +34,10 @@ open_body(JobRun *run, void *arg)
 	if (pass->feed == NULL)
 	{
 		List	   *leaves = target_leaves(run->relid);
+		Size		size = feed_size(list_length(leaves));
 
-		pass->feed = MemoryContextAlloc(run->context, feed_size(list_length(leaves)));
+		pass->feed = pass->workers > 1 ? crew_make(run, pass, size)
+			: MemoryContextAlloc(run->context, size);
 		feed_init(pass->feed, run->relid, leaves, pass->start);
 	}
 	request.feed = pass->feed;
@@ -85,6 +88,7 @@ batch_done(JobRun *run, Pass *pass)
 	pass->pass_over_locked = pass->wary > 0;
 	pass->updated += pass->cost.rows;
 	feed_add_rows(pass->feed, pass->cost.rows);
+	crew_add_batch(run, pass);
 	pass->outcome.rows += pass->cost.rows;
 	pass->outcome.ms += pass->cost.ms;
 	split_forget_part(pass);
@@ -130,28 +134,52 @@ one_batch(JobRun *run, Pass *pass, int *attempt)
 		return;
 	batch_done(run, pass);
 	pass->last_commit = GetCurrentTimestamp();
-	STOP_POINT("batch-committed");
+	pass->last_rows = feed_progress(pass->feed).rows;
+	STOP_POINT(!run->helping ? "batch-committed"
+			   : pass->count_rows ? "helper-committed" : "helper-counted");
 	STOP_POINT(pass->phase);
 	throttle_wait(run, &pass->cost);
 }
 
 void
-run_pass(JobRun *run, Pass *pass)
+pass_open(JobRun *run, Pass *pass)
 {
 	const BatchCost nothing = {0};
+
+	run_or_error(run, open_body, pass);
+	throttle_wait(run, &nothing);
+	pass->started = pass->last_commit = GetCurrentTimestamp();
+	pass->last_rows = 0;
+}
+
+void
+pass_work(JobRun *run, Pass *pass)
+{
 	int			attempt = 0;
 
+	do
+	{
+		if (run->tend)
+			run->tend(run);
+		one_batch(run, pass, &attempt);
+	} while (pass->answer != ROWS_END);
+}
+
+void
+run_pass(JobRun *run, Pass *pass)
+{
 	pass->updated = 0;
 	pass->passed_over = false;
 	pass->pass_over_locked = false;
 	pass->wary = 0;
+	if (run->foreground)
+		pass->workers = 1;
 	run_set_phase(run, pass->phase);
-	run_or_error(run, open_body, pass);
-	throttle_wait(run, &nothing);
-	pass->started = pass->last_commit = GetCurrentTimestamp();
-	do
-		one_batch(run, pass, &attempt);
-	while (pass->answer != ROWS_END);
+	pass_open(run, pass);
+	if (run->crew)
+		crew_work(run, pass);
+	else
+		pass_work(run, pass);
 	if (pass->plan)
 		SPI_freeplan(pass->plan);
 	pass->plan = NULL;

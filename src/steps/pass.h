@@ -35,12 +35,16 @@ typedef struct Pass
 	RowPosition start;
 	bool		resumable;		/* its position goes into the checkpoint */
 	bool		count_rows;		/* its updates count as progress */
+	bool		totals;			/* what it counts are the totals of the job */
 	bool		measured;		/* its speed is the speed of the job */
 	bool		limited;		/* its batches have a time limit */
 	int64		max_errors;		/* rows that may fail */
 	BadRows    *bad;			/* those that have; NULL: a row that fails ends it */
 	bool		triggers_off;	/* its updates fire none of the table's */
 	RowSetSize	sets;
+	int			workers;		/* that should share it; 0 is 1 */
+	int64		source_job;		/* whose arguments the source is from; 0: the
+								 * job's at work */
 
 	/* the batch at hand */
 	RowAnswer	answer;
@@ -55,6 +59,7 @@ typedef struct Pass
 	BatchCost	cost;
 	TimestampTz started;
 	TimestampTz last_commit;
+	int64		last_rows;		/* of the feed, at that time */
 	TimestampTz choice_at;		/* when it was last said how rows are chosen */
 
 	/* the plan of the statement for one leaf, as SPI keeps it */
@@ -70,6 +75,11 @@ typedef struct Pass
 /* Go over the whole table, or what "start" leaves of it; outside of any
  * transaction.  Raises what does not pass. */
 extern void run_pass(JobRun *run, Pass *pass);
+
+/* The part of it that each worker does: open a cursor on the feed, and batches
+ * until there is nothing left to take */
+extern void pass_open(JobRun *run, Pass *pass);
+extern void pass_work(JobRun *run, Pass *pass);
 
 /* --- batch.c --- */
 
@@ -91,6 +101,10 @@ extern void split_failed(JobRun *run, Pass *pass, ErrorData *error);
 
 /* The part of a split set that was at hand is done */
 extern void split_forget_part(Pass *pass);
+
+/* Its place is left out from now on; "context" is where the list lives */
+extern void split_remember(MemoryContext context, BadRows *bad,
+						   ItemPointerData tid);
 
 /* Arrays of tids, in the current context */
 extern ArrayType *tid_array(const ItemPointerData *tids, int count);

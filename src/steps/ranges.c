@@ -61,7 +61,7 @@ next_piece(RowCursor *cursor)
 	{
 		if (feed_lock_leaf(cursor->feed, piece) > 0)
 			return true;
-		feed_hold(cursor->feed, cursor->taker, NULL);
+		feed_hold(cursor->feed, cursor->taker, piece, 0);
 	}
 	return feed_take(cursor->feed, cursor->taker,
 					 cursor->whole ? MaxBlockNumber : cursor->size, piece);
@@ -90,8 +90,8 @@ range_done(RowCursor *cursor, const RowSet *set, const RowOutcome *outcome,
 	cursor->size = Min(rows_adapt(cursor->size, set->until - set->from,
 								  outcome->ms, target_ms), MOST_BLOCKS);
 	cursor->piece.from = set->until;
-	feed_hold(cursor->feed, cursor->taker,
-			  cursor->piece.from < cursor->piece.until ? &cursor->piece : NULL);
+	feed_hold(cursor->feed, cursor->taker, &cursor->piece,
+			  cursor->piece.from < cursor->piece.until);
 }
 
 static void

@@ -229,6 +229,9 @@ enable_table(RlsWork *work, const RlsArguments *arguments, Oid relid)
 		set_flag(work, relid, "ENABLE", "DISABLE");
 	if (arguments->force && !forced)
 		set_flag(work, relid, "FORCE", "NO FORCE");
+	if (arguments->set_default && !rls_default_holds(arguments, relid))
+		take_step(work, relid, rls_default_text(arguments, relid),
+				  rls_undo_default_text(arguments, relid));
 	if (!arguments->force && forced)
 	{
 		set_flag(work, relid, "NO FORCE", "FORCE");
@@ -277,7 +280,7 @@ Datum
 tenantmig_enable_rls(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"relation", "column_name", "setting",
-	"roles", "admin_roles", "force", "on_missing"};
+	"roles", "admin_roles", "force", "on_missing", "inline", "set_default"};
 	RlsArguments arguments;
 	JobRequest	request = {.kind = "enable_rls"};
 	RlsWork		work = {0};
@@ -294,10 +297,14 @@ tenantmig_enable_rls(PG_FUNCTION_ARGS)
 	arguments.admin_roles = target_arg_list(fcinfo, 4, "admin_roles");
 	arguments.force = PG_GETARG_BOOL(5);
 	arguments.raise_missing = rls_raises_when_missing(target_arg_text(fcinfo, 6));
+	arguments.inlined = PG_GETARG_BOOL(7);
+	arguments.set_default = PG_GETARG_BOOL(8);
 
 	target_check_relation(work.root);
 	rls_check_arguments(&arguments);
 	rls_check_column(&arguments, work.root);
+	if (arguments.set_default)
+		rls_check_default(&arguments, work.root);
 
 	request.relid = work.root;
 	request.arguments = rls_arguments_to_json(&arguments);
@@ -381,7 +388,8 @@ table_holds(const RlsArguments *arguments, Oid relid)
 	ListCell   *lc;
 
 	read_flags(relid, &enabled, &forced);
-	if (!enabled || forced != arguments->force)
+	if (!enabled || forced != arguments->force ||
+		(arguments->set_default && !rls_default_holds(arguments, relid)))
 		return false;
 	if (rls_find_policy(policies, RLS_ADMIN) != NULL &&
 		rls_find_policy(wanted, RLS_ADMIN) == NULL)

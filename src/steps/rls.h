@@ -12,6 +12,8 @@
 #define RLS_ACCESS		"tenantmig_access"
 #define RLS_ADMIN		"tenantmig_admin"
 
+#define RLS_PINNED_PATH	"pg_catalog, pg_temp"
+
 /* What a call of enable_rls says, checked */
 typedef struct RlsArguments
 {
@@ -21,6 +23,8 @@ typedef struct RlsArguments
 	List	   *admin_roles;	/* names, sorted */
 	bool		force;
 	bool		raise_missing;	/* no tenant set: raise, not deny */
+	bool		inlined;		/* the setting is read without a sub-select */
+	bool		set_default;	/* new rows get the tenant of the setting */
 } RlsArguments;
 
 /* The meaning of on_missing; raises 22023 if it has none */
@@ -72,6 +76,9 @@ extern List *rls_wanted_policies(const RlsArguments *arguments, Oid relid);
 /* Raise 42703 or 22023 if there is no such column or it cannot be compared */
 extern void rls_check_column(const RlsArguments *arguments, Oid relid);
 
+/* The setting, cast to what the column is compared as; without a sub-select */
+extern char *rls_value_text(const RlsArguments *arguments, Oid relid);
+
 /* Warn if these arguments keep an index on the column from being used */
 extern void rls_warn_without_index(const RlsArguments *arguments, Oid relid);
 
@@ -90,5 +97,16 @@ extern char *rls_drop_text(const RlsPolicy *policy);
 extern char *rls_undo_create_text(const RlsPolicy *policy);
 extern char *rls_undo_alter_text(const RlsPolicy *policy);
 extern char *rls_undo_drop_text(const RlsPolicy *policy);
+
+/*
+ * The default of the column (rls_default.c): whether it is the tenant of the
+ * setting; and the statement that makes it so, with its inverse.  The check
+ * raises 22023 if the column cannot have a default.  With the search_path
+ * pinned.
+ */
+extern void rls_check_default(const RlsArguments *arguments, Oid relid);
+extern bool rls_default_holds(const RlsArguments *arguments, Oid relid);
+extern char *rls_default_text(const RlsArguments *arguments, Oid relid);
+extern char *rls_undo_default_text(const RlsArguments *arguments, Oid relid);
 
 #endif							/* TENANTMIG_RLS_H */

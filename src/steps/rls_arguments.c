@@ -10,53 +10,13 @@
 #include "utils/guc.h"
 
 #include "engine/compat.h"
+#include "engine/custom_setting.h"
 #include "engine/json.h"
 #include "engine/sqltext.h"
 #include "steps/rls.h"
 #include "steps/target.h"
 
 PG_FUNCTION_INFO_V1(tenantmig_required_setting);
-
-/* The rule of the server for custom settings: simple identifiers and dots */
-static bool
-is_custom_setting(const char *name)
-{
-	bool		qualified = false;
-	bool		at_start = true;
-
-	for (const char *p = name; *p; p++)
-	{
-		if (*p == '.')
-		{
-			if (at_start)
-				return false;
-			qualified = at_start = true;
-		}
-		else if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
-				 *p == '_' || IS_HIGHBIT_SET(*p))
-			at_start = false;
-		else if (at_start || strchr("0123456789$", *p) == NULL)
-			return false;
-	}
-	return qualified && !at_start;
-}
-
-static void
-check_setting(const char *name)
-{
-	if (!is_custom_setting(name))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not the name of a custom setting",
-						sql_printable(name)),
-				 errdetail("It takes two or more simple identifiers with dots in between."),
-				 errhint("Use a name such as app.current_tenant_id.")));
-	if (pg_strncasecmp(name, "tenantmig.", strlen("tenantmig.")) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("setting \"%s\" belongs to tenantmig", name),
-				 errhint("Use a name such as app.current_tenant_id.")));
-}
 
 bool
 rls_raises_when_missing(const char *on_missing)
@@ -123,7 +83,7 @@ rls_check_arguments(RlsArguments *arguments)
 {
 	ListCell   *lc;
 
-	check_setting(arguments->setting);
+	custom_setting_check(arguments->setting);
 	if (arguments->roles == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -159,6 +119,8 @@ rls_arguments_to_json(const RlsArguments *arguments)
 	json_put_bool(object, "force", arguments->force);
 	json_put_text(object, "on_missing",
 				  arguments->raise_missing ? "error" : "deny");
+	json_put_bool(object, "inline", arguments->inlined);
+	json_put_bool(object, "set_default", arguments->set_default);
 	return json_end(object);
 }
 
@@ -172,6 +134,8 @@ rls_arguments_from_json(Jsonb *object, RlsArguments *arguments)
 	arguments->force = json_bool(object, "force", true);
 	arguments->raise_missing = strcmp(json_text(object, "on_missing"),
 									  "error") == 0;
+	arguments->inlined = json_bool(object, "inline", false);
+	arguments->set_default = json_bool(object, "set_default", false);
 }
 
 bool

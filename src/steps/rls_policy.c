@@ -15,7 +15,9 @@
  *		true
  *
  * The sub-selects make the server evaluate the setting, and who one is, once
- * for a query instead of once for a row.  The setting is cast, never the
+ * for a query instead of once for a row.  They also hide the setting from the
+ * planner, which then takes all tenants for equally large; so the comparison
+ * can be had without ("inline"), for tenants of very different sizes.  The setting is cast, never the
  * column, so that an index on the column serves.
  *
  * Why access is not simply true: whatever takes the isolation policy away by
@@ -83,8 +85,6 @@
 #include "steps/rls.h"
 #include "steps/target.h"
 
-#define PINNED_PATH	"pg_catalog, pg_temp"
-
 /* How the column is compared with the setting */
 typedef struct Comparison
 {
@@ -99,7 +99,7 @@ rls_pin_search_path(void)
 {
 	int			level = NewGUCNestLevel();
 
-	(void) set_config_option("search_path", PINNED_PATH, PGC_USERSET,
+	(void) set_config_option("search_path", RLS_PINNED_PATH, PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	return level;
 }
@@ -271,9 +271,18 @@ static char *
 value_text(const RlsArguments *arguments, const char *type)
 {
 	return psprintf(arguments->raise_missing
-					? "(SELECT tenantmig.required_setting(%s)::%s)"
-					: "(SELECT NULLIF(pg_catalog.current_setting(%s, true), '')::%s)",
+					? "tenantmig.required_setting(%s)::%s"
+					: "NULLIF(pg_catalog.current_setting(%s, true), '')::%s",
 					sql_literal(arguments->setting), type);
+}
+
+char *
+rls_value_text(const RlsArguments *arguments, Oid relid)
+{
+	Comparison	comparison;
+
+	find_comparison(relid, arguments->column, &comparison);
+	return value_text(arguments, comparison.type);
 }
 
 static char *
@@ -333,9 +342,10 @@ rls_wanted_policies(const RlsArguments *arguments, Oid relid)
 	List	   *policies;
 
 	find_comparison(relid, arguments->column, &comparison);
-	value = value_text(arguments, comparison.type);
+	value = psprintf("(SELECT %s)", value_text(arguments, comparison.type));
 	matches = psprintf("%s %s %s", comparison.column, comparison.operator,
-					   value);
+					   arguments->inlined
+					   ? value_text(arguments, comparison.type) : value);
 	if (arguments->admin_roles != NIL)
 	{
 		isolation = psprintf("CASE WHEN %s THEN true ELSE %s END",
@@ -527,14 +537,14 @@ rls_undo_create_text(const RlsPolicy *policy)
 char *
 rls_undo_alter_text(const RlsPolicy *policy)
 {
-	return psprintf("SET LOCAL search_path TO " PINNED_PATH "; %s",
+	return psprintf("SET LOCAL search_path TO " RLS_PINNED_PATH "; %s",
 					rls_alter_text(policy));
 }
 
 char *
 rls_undo_drop_text(const RlsPolicy *policy)
 {
-	return psprintf("SET LOCAL search_path TO " PINNED_PATH "; %s%s",
+	return psprintf("SET LOCAL search_path TO " RLS_PINNED_PATH "; %s%s",
 					rls_create_text(policy),
 					policy->comment == NULL ? ""
 					: template_make("; COMMENT ON POLICY %s ON %R IS %s",

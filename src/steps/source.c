@@ -28,54 +28,53 @@
 #include "engine/sqltext.h"
 #include "engine/template.h"
 #include "steps/source.h"
-
-#define PARENT_ALIAS "tenantmig_parent"
+#include "steps/source_text.h"
 
 /* --- pieces ---------------------------------------------------------- */
 
-static const char *
-alias(const Source *source)
+const char *
+source_alias(const Source *source)
 {
 	return quote_identifier(get_rel_name(source->relid));
 }
 
-static char *
-own_column(const Source *source, const char *name)
+char *
+source_own_column(const Source *source, const char *name)
 {
-	return psprintf("%s.%s", alias(source), quote_identifier(name));
+	return psprintf("%s.%s", source_alias(source), quote_identifier(name));
 }
 
-static char *
-typed_literal(const Source *source, const char *text)
+char *
+source_typed_literal(const Source *source, const char *text)
 {
 	return psprintf("%s::%s", sql_literal(text), source->target.type_name);
 }
 
 /* "the row needs a value", for a column given as text */
-static char *
-is_unset(const Source *source, const char *column)
+char *
+source_unset_text(const Source *source, const char *column)
 {
 	if (source->unset == NULL)
 		return psprintf("%s IS NULL", column);
 	return psprintf("(%s IS NULL OR %s %s %s)", column, column,
 					sql_equality(source->target.type),
-					typed_literal(source, source->unset));
+					source_typed_literal(source, source->unset));
 }
 
-static char *
-needs_value(const Source *source)
+char *
+source_needs_value(const Source *source)
 {
-	return is_unset(source, own_column(source, source->column));
+	return source_unset_text(source, source_own_column(source, source->column));
 }
 
 /* The value for a row, as text of an expression */
-static char *
-new_value(const Source *source)
+char *
+source_new_value(const Source *source)
 {
 	switch (source->kind)
 	{
 		case SOURCE_VALUE:
-			return typed_literal(source, source->value);
+			return source_typed_literal(source, source->value);
 		case SOURCE_EXPRESSION:
 			return sql_parenthesized(source->expression);
 		case SOURCE_VIA:
@@ -92,8 +91,8 @@ static char *
 stored_value(const Source *source)
 {
 	if (source->kind == SOURCE_VALUE)
-		return new_value(source);
-	return psprintf("CAST(%s AS %s)", new_value(source),
+		return source_new_value(source);
+	return psprintf("CAST(%s AS %s)", source_new_value(source),
 					source->target.type_name);
 }
 
@@ -112,10 +111,10 @@ cast_truncates(const Source *source)
 }
 
 /* "the row has the value that the source gives"; for via, within the join */
-static char *
-equals_stored(const Source *source)
+char *
+source_equals_stored(const Source *source)
 {
-	char	   *column = own_column(source, source->column);
+	char	   *column = source_own_column(source, source->column);
 	char	   *equal = psprintf("%s %s %s", column,
 								 sql_equality(source->target.type),
 								 stored_value(source));
@@ -126,11 +125,11 @@ equals_stored(const Source *source)
 	return psprintf("%s AND pg_catalog.rtrim(CAST(%s AS pg_catalog.text)) "
 					"OPERATOR(pg_catalog.=) "
 					"pg_catalog.rtrim(CAST(%s AS pg_catalog.text))",
-					equal, column, new_value(source));
+					equal, column, source_new_value(source));
 }
 
-static char *
-parent_from(const Source *source)
+char *
+source_parent_from(const Source *source)
 {
 	return psprintf("%s%s AS " PARENT_ALIAS,
 					get_rel_relkind(source->parent) == RELKIND_PARTITIONED_TABLE
@@ -139,8 +138,8 @@ parent_from(const Source *source)
 }
 
 /* parent.key = row.key AND ... */
-static char *
-parent_join(const Source *source)
+char *
+source_parent_join(const Source *source)
 {
 	StringInfoData buf;
 	ListCell   *c;
@@ -153,37 +152,37 @@ parent_join(const Source *source)
 		appendStringInfo(&buf, "%s" PARENT_ALIAS ".%s %s %s",
 						 buf.len > 0 ? " AND " : "",
 						 quote_identifier(lfirst(p)), (char *) lfirst(o),
-						 own_column(source, lfirst(c)));
+						 source_own_column(source, lfirst(c)));
 	return buf.data;
 }
 
 /* "the source has a value for the row"; for via, within the join */
-static char *
-has_value(const Source *source)
+char *
+source_has_value(const Source *source)
 {
 	if (source->kind == SOURCE_VALUE)
 		return "true";
-	return psprintf("NOT (%s)", is_unset(source, stored_value(source)));
+	return psprintf("NOT (%s)", source_unset_text(source, stored_value(source)));
 }
 
-static char *
-in_places(const Source *source, int places)
+char *
+source_in_places(const Source *source, int places)
 {
 	const char *except = places & PLACES_EXCEPT
-		? psprintf(" AND %s.ctid OPERATOR(pg_catalog.<>) ALL ($3)", alias(source)) : "";
+		? psprintf(" AND %s.ctid OPERATOR(pg_catalog.<>) ALL ($3)", source_alias(source)) : "";
 
 	if (places & PLACES_LISTED)
 		return psprintf("%s.ctid OPERATOR(pg_catalog.=) ANY ($1)%s",
-						alias(source), except);
+						source_alias(source), except);
 	return psprintf("%s.ctid OPERATOR(pg_catalog.>=) $1 AND "
 					"%s.ctid OPERATOR(pg_catalog.<) $2%s",
-					alias(source), alias(source), except);
+					source_alias(source), source_alias(source), except);
 }
 
-static char *
-leaf_from(const Source *source, Oid leaf)
+char *
+source_leaf_from(const Source *source, Oid leaf)
 {
-	return psprintf("ONLY %s AS %s", sql_relation(leaf), alias(source));
+	return psprintf("ONLY %s AS %s", sql_relation(leaf), source_alias(source));
 }
 
 /* "the row has the value that the source gives", as text of a condition */
@@ -192,9 +191,9 @@ has_same_value(const Source *source)
 {
 	if (source->kind == SOURCE_VIA)
 		return psprintf("EXISTS (SELECT FROM %s WHERE %s AND %s)",
-						parent_from(source), parent_join(source),
-						equals_stored(source));
-	return psprintf("(%s)", equals_stored(source));
+						source_parent_from(source), source_parent_join(source),
+						source_equals_stored(source));
+	return psprintf("(%s)", source_equals_stored(source));
 }
 
 /* "the row has a value that the job gives": from the source or as an orphan */
@@ -204,9 +203,9 @@ has_given_value(const Source *source, const char *orphan_value)
 	if (orphan_value == NULL)
 		return has_same_value(source);
 	return psprintf("(%s OR %s %s %s)", has_same_value(source),
-					own_column(source, source->column),
+					source_own_column(source, source->column),
 					sql_equality(source->target.type),
-					typed_literal(source, orphan_value));
+					source_typed_literal(source, orphan_value));
 }
 
 /* "the source has no value for the row", as text of a condition */
@@ -216,18 +215,18 @@ has_no_value(const Source *source)
 	if (source->kind == SOURCE_VALUE)
 		return "false";
 	if (source->kind == SOURCE_EXPRESSION)
-		return is_unset(source, stored_value(source));
+		return source_unset_text(source, stored_value(source));
 	return psprintf("NOT EXISTS (SELECT FROM %s WHERE %s AND %s)",
-					parent_from(source), parent_join(source),
-					has_value(source));
+					source_parent_from(source), source_parent_join(source),
+					source_has_value(source));
 }
 
 /* "the row has a value, and the source another"; for via, within the join */
-static char *
-differs(const Source *source)
+char *
+source_differs(const Source *source)
 {
-	return psprintf("NOT (%s) AND %s AND NOT (%s)", needs_value(source),
-					has_value(source), equals_stored(source));
+	return psprintf("NOT (%s) AND %s AND NOT (%s)", source_needs_value(source),
+					source_has_value(source), source_equals_stored(source));
 }
 
 /* The same, as text of a condition */
@@ -236,185 +235,29 @@ has_conflict(const Source *source)
 {
 	if (source->kind == SOURCE_VIA)
 		return psprintf("EXISTS (SELECT FROM %s WHERE %s AND %s)",
-						parent_from(source), parent_join(source),
-						differs(source));
-	return psprintf("(%s)", differs(source));
+						source_parent_from(source), source_parent_join(source),
+						source_differs(source));
+	return psprintf("(%s)", source_differs(source));
 }
 
 /* "the row is to be given a value, if the source has one" */
-static char *
-wants_value(const Source *source)
+char *
+source_wants_value(const Source *source)
 {
 	if (source->on_conflict != CONFLICT_OVERWRITE)
-		return needs_value(source);
-	return psprintf("(%s OR %s)", needs_value(source), has_conflict(source));
+		return source_needs_value(source);
+	return psprintf("(%s OR %s)", source_needs_value(source), has_conflict(source));
 }
 
 /* The same for a row of which is known that the source has a value; for via,
  * within the join */
-static char *
-takes_value(const Source *source)
+char *
+source_takes_value(const Source *source)
 {
 	if (source->on_conflict != CONFLICT_OVERWRITE)
-		return needs_value(source);
-	return psprintf("(%s OR NOT (%s))", needs_value(source),
-					equals_stored(source));
-}
-
-/* --- a tree in one table --------------------------------------------- */
-
-/*
- * Where a row takes its value from another one of the same table, joining each
- * with its parent would fill one level of the tree at a time, and a chain of
- * ten thousand in as many passes.  So from the rows of the batch we climb as
- * long as the row above needs a value too, each row once however many are
- * below it.  All of them get the value above the topmost that they come to:
- * a batch fills all rows that it has come by, and a pass the whole table,
- * whatever the order of the rows in it.
- *
- * LATERAL and LIMIT make each step a lookup in the index of the key, and
- * tree_tops() follows the steps in memory, as no estimate of the size of a
- * recursion is worth anything.
- */
-#define CLIMB "tenantmig_climb"
-#define GIVEN "tenantmig_given"
-#define ROW_TID "tenantmig_tid"
-
-/* Whether the statements for a leaf climb.  Not where rows of the leaf and
- * those that they refer to are in different tables for certain. */
-static bool
-climbs(const Source *source, Oid leaf)
-{
-	return source->kind == SOURCE_VIA && source->parent == source->relid &&
-		(leaf == source->relid ||
-		 get_rel_relkind(source->relid) == RELKIND_PARTITIONED_TABLE);
-}
-
-bool
-source_wants_ranges(const Source *source)
-{
-	return source->on_conflict == CONFLICT_OVERWRITE ||
-		(source->kind == SOURCE_VIA && source->parent == source->relid);
-}
-
-/* The row above, if it needs a value; from and where find the row below it */
-static char *
-step_up(const Source *source, Oid leaf, const char *from, const char *where)
-{
-	return psprintf("LEFT JOIN LATERAL (SELECT " PARENT_ALIAS ".ctid AS up "
-					"FROM %sONLY %s AS " PARENT_ALIAS " WHERE %s%s AND %s "
-					"LIMIT 1) link ON true",
-					from, sql_relation(leaf), where, parent_join(source),
-					is_unset(source, psprintf(PARENT_ALIAS ".%s",
-											  quote_identifier(source->column))));
-}
-
-/*
- * WITH tenantmig_given (tid of a row, the value for it), starting from the
- * rows of the leaf for which a condition holds.
- */
-static char *
-with_tree(const Source *source, Oid leaf, const char *start)
-{
-	const char *column = quote_identifier(source->column);
-	char	   *row = leaf_from(source, leaf);
-	char	   *has_tid = psprintf("%s.ctid OPERATOR(pg_catalog.=)", alias(source));
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "WITH RECURSIVE " CLIMB " (tid, up) AS ("
-					 "SELECT %s.ctid, link.up FROM %s %s WHERE %s UNION ",
-					 alias(source), row, step_up(source, leaf, "", ""), start);
-	appendStringInfo(&buf, "SELECT " CLIMB ".up, link.up FROM " CLIMB " %s ",
-					 step_up(source, leaf, psprintf("%s, ", row),
-							 psprintf("%s " CLIMB ".up AND ", has_tid)));
-	appendStringInfo(&buf, "WHERE " CLIMB ".up IS NOT NULL), "
-					 GIVEN " (" ROW_TID ", %s) AS MATERIALIZED ("
-					 "SELECT tops.tid, link.%s FROM (SELECT pg_catalog.array_agg(tid) AS tids, "
-					 "pg_catalog.array_agg(up) AS ups FROM " CLIMB ") climbed, "
-					 "LATERAL tenantmig.tree_tops(climbed.tids, climbed.ups) tops, ",
-					 column, column);
-	appendStringInfo(&buf, "LATERAL (SELECT " PARENT_ALIAS ".%s FROM %s, %s "
-					 "WHERE %s tops.top AND %s AND %s LIMIT 1) link) ",
-					 column, row, parent_from(source), has_tid,
-					 parent_join(source), has_value(source));
-	return buf.data;
-}
-
-/* The rows of a leaf, each with the value from above, if there is one */
-static char *
-leaf_with_given(const Source *source, Oid leaf)
-{
-	return psprintf("%s LEFT JOIN " GIVEN " AS " PARENT_ALIAS
-					" ON " PARENT_ALIAS "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid",
-					leaf_from(source, leaf), alias(source));
-}
-
-/* As for all others, where "the value of the source" is the one from above,
- * over rows that have none yet, or none any more */
-static char *
-count_tree_statement(const Source *source, Oid leaf, int places,
-					 const char *orphan_value)
-{
-	char	   *same = equals_stored(source);
-
-	if (orphan_value)
-		same = psprintf("(%s OR %s %s %s)", same, own_column(source, source->column),
-						sql_equality(source->target.type),
-						typed_literal(source, orphan_value));
-	return psprintf("%sSELECT pg_catalog.count(*) FILTER (WHERE %s), "
-					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
-					"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s), "
-					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s WHERE %s",
-					with_tree(source, leaf, in_places(source, places)),
-					needs_value(source), needs_value(source),
-					needs_value(source), same, differs(source),
-					leaf_with_given(source, leaf), in_places(source, places));
-}
-
-static char *
-unfill_tree_statement(const Source *source, Oid leaf, const char *orphan_value,
-					  int places, bool unlocked)
-{
-	char	   *same = equals_stored(source);
-
-	if (orphan_value)
-		same = psprintf("(%s OR %s %s %s)", same, own_column(source, source->column),
-						sql_equality(source->target.type),
-						typed_literal(source, orphan_value));
-	return psprintf("%sUPDATE %s SET %s = %s WHERE %s.ctid OPERATOR(pg_catalog.=) "
-					"ANY (ARRAY(SELECT %s.ctid FROM %s WHERE %s AND %s%s)) AND NOT (%s)",
-					with_tree(source, leaf, psprintf("%s AND NOT (%s)",
-													 in_places(source, places),
-													 needs_value(source))),
-					leaf_from(source, leaf), quote_identifier(source->column),
-					source->unset ? typed_literal(source, source->unset) : "NULL",
-					alias(source), alias(source), leaf_with_given(source, leaf),
-					in_places(source, places), same,
-					unlocked ? psprintf(" FOR NO KEY UPDATE OF %s SKIP LOCKED",
-										alias(source)) : "",
-					needs_value(source));
-}
-
-static char *
-fill_tree_statement(const Source *source, Oid leaf, int places, bool unlocked)
-{
-	char	   *rows = "SELECT " ROW_TID " FROM " GIVEN;
-
-	if (unlocked)
-		rows = psprintf("SELECT %s.ctid FROM %s "
-						"WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(%s)) AND %s "
-						"FOR NO KEY UPDATE SKIP LOCKED",
-						alias(source), leaf_from(source, leaf), alias(source),
-						rows, wants_value(source));
-	return psprintf("%sUPDATE %s SET %s = %s FROM " GIVEN " AS " PARENT_ALIAS " "
-					"WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(%s)) AND "
-					PARENT_ALIAS "." ROW_TID " OPERATOR(pg_catalog.=) %s.ctid AND %s",
-					with_tree(source, leaf, psprintf("%s AND %s", in_places(source, places),
-													 wants_value(source))),
-					leaf_from(source, leaf), quote_identifier(source->column),
-					new_value(source), alias(source), rows, alias(source),
-					takes_value(source));
+		return source_needs_value(source);
+	return psprintf("(%s OR NOT (%s))", source_needs_value(source),
+					source_equals_stored(source));
 }
 
 /* --- statements ------------------------------------------------------ */
@@ -428,7 +271,7 @@ begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
 			 const char *from, const char *condition, int places, bool unlocked)
 {
 	initStringInfo(buf);
-	appendStringInfo(buf, "UPDATE %s SET %s = %s", leaf_from(source, leaf),
+	appendStringInfo(buf, "UPDATE %s SET %s = %s", source_leaf_from(source, leaf),
 					 quote_identifier(source->column), value);
 	if (from)
 		appendStringInfo(buf, " FROM %s", from);
@@ -436,10 +279,10 @@ begin_update(StringInfo buf, const Source *source, Oid leaf, const char *value,
 		appendStringInfo(buf, " WHERE %s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
 						 "SELECT %s.ctid FROM %s WHERE %s AND %s "
 						 "FOR NO KEY UPDATE SKIP LOCKED))",
-						 alias(source), alias(source), leaf_from(source, leaf),
-						 in_places(source, places), condition);
+						 source_alias(source), source_alias(source), source_leaf_from(source, leaf),
+						 source_in_places(source, places), condition);
 	else
-		appendStringInfo(buf, " WHERE %s", in_places(source, places));
+		appendStringInfo(buf, " WHERE %s", source_in_places(source, places));
 }
 
 static char *
@@ -447,14 +290,14 @@ fill_statement(const Source *source, Oid leaf, int places, bool unlocked)
 {
 	StringInfoData buf;
 
-	if (climbs(source, leaf))
-		return fill_tree_statement(source, leaf, places, unlocked);
-	begin_update(&buf, source, leaf, new_value(source),
-				 source->kind == SOURCE_VIA ? parent_from(source) : NULL,
-				 wants_value(source), places, unlocked);
-	appendStringInfo(&buf, " AND %s AND %s", takes_value(source), has_value(source));
+	if (source_climbs(source, leaf))
+		return source_tree_fill(source, leaf, places, unlocked);
+	begin_update(&buf, source, leaf, source_new_value(source),
+				 source->kind == SOURCE_VIA ? source_parent_from(source) : NULL,
+				 source_wants_value(source), places, unlocked);
+	appendStringInfo(&buf, " AND %s AND %s", source_takes_value(source), source_has_value(source));
 	if (source->kind == SOURCE_VIA)
-		appendStringInfo(&buf, " AND %s", parent_join(source));
+		appendStringInfo(&buf, " AND %s", source_parent_join(source));
 	return buf.data;
 }
 
@@ -464,10 +307,10 @@ assign_statement(const Source *source, Oid leaf, const char *orphan_value,
 				 int places, bool unlocked)
 {
 	StringInfoData buf;
-	char	   *condition = psprintf("%s AND %s", needs_value(source),
+	char	   *condition = psprintf("%s AND %s", source_needs_value(source),
 									 has_no_value(source));
 
-	begin_update(&buf, source, leaf, typed_literal(source, orphan_value), NULL,
+	begin_update(&buf, source, leaf, source_typed_literal(source, orphan_value), NULL,
 				 condition, places, unlocked);
 	appendStringInfo(&buf, " AND %s", condition);
 	return buf.data;
@@ -478,13 +321,13 @@ unfill_statement(const Source *source, Oid leaf, const char *orphan_value,
 				 int places, bool unlocked)
 {
 	StringInfoData buf;
-	char	   *condition = psprintf("NOT (%s) AND %s", needs_value(source),
+	char	   *condition = psprintf("NOT (%s) AND %s", source_needs_value(source),
 									 has_given_value(source, orphan_value));
 
-	if (climbs(source, leaf))
-		return unfill_tree_statement(source, leaf, orphan_value, places, unlocked);
+	if (source_climbs(source, leaf))
+		return source_tree_unfill(source, leaf, orphan_value, places, unlocked);
 	begin_update(&buf, source, leaf,
-				 source->unset ? typed_literal(source, source->unset) : "NULL",
+				 source->unset ? source_typed_literal(source, source->unset) : "NULL",
 				 NULL, condition, places, unlocked);
 	appendStringInfo(&buf, " AND %s", condition);
 	return buf.data;
@@ -506,11 +349,11 @@ key_expression(const Source *source, Oid leaf)
 		char	   *name = get_attname(leaf, attnum + FirstLowInvalidHeapAttributeNumber, false);
 
 		appendStringInfo(&buf, "%s%s, %s", buf.len > 0 ? ", " : "",
-						 sql_literal(name), own_column(source, name));
+						 sql_literal(name), source_own_column(source, name));
 	}
 	table_close(relation, NoLock);
 	if (buf.len == 0)
-		appendStringInfo(&buf, "'ctid', %s.ctid::text", alias(source));
+		appendStringInfo(&buf, "'ctid', %s.ctid::text", source_alias(source));
 	return psprintf("pg_catalog.jsonb_build_object(%s)", buf.data);
 }
 
@@ -521,18 +364,18 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 	switch (what)
 	{
 		case STATEMENT_COUNT:
-			if (climbs(source, leaf))
-				return count_tree_statement(source, leaf, places, orphan_value);
+			if (source_climbs(source, leaf))
+				return source_tree_count(source, leaf, places, orphan_value);
 			return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
 							"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
 							"pg_catalog.count(*) FILTER (WHERE NOT (%s) AND %s), "
 							"pg_catalog.count(*) FILTER (WHERE %s) "
 							"FROM %s WHERE %s",
-							needs_value(source), needs_value(source),
-							needs_value(source),
+							source_needs_value(source), source_needs_value(source),
+							source_needs_value(source),
 							has_given_value(source, orphan_value),
 							has_conflict(source),
-							leaf_from(source, leaf), in_places(source, places));
+							source_leaf_from(source, leaf), source_in_places(source, places));
 		case STATEMENT_FILL:
 			return fill_statement(source, leaf, places, false);
 		case STATEMENT_FILL_UNLOCKED:
@@ -545,19 +388,19 @@ source_statement(const Source *source, SourceStatement what, Oid leaf,
 			return psprintf("SELECT pg_catalog.count(*), "
 							"pg_catalog.count(*) FILTER (WHERE %s AND %s) "
 							"FROM %s WHERE %s AND %s",
-							needs_value(source), has_no_value(source),
-							leaf_from(source, leaf), in_places(source, places),
-							wants_value(source));
+							source_needs_value(source), has_no_value(source),
+							source_leaf_from(source, leaf), source_in_places(source, places),
+							source_wants_value(source));
 		case STATEMENT_UNFILL:
 			return unfill_statement(source, leaf, orphan_value, places, false);
 		case STATEMENT_UNFILL_UNLOCKED:
 			return unfill_statement(source, leaf, orphan_value, places, true);
 		case STATEMENT_PLACES:
-			return psprintf("SELECT %s.ctid FROM %s WHERE %s", alias(source),
-							leaf_from(source, leaf), in_places(source, places));
+			return psprintf("SELECT %s.ctid FROM %s WHERE %s", source_alias(source),
+							source_leaf_from(source, leaf), source_in_places(source, places));
 		case STATEMENT_KEY:
 			return psprintf("SELECT %s FROM %s WHERE %s", key_expression(source, leaf),
-							leaf_from(source, leaf), in_places(source, places));
+							source_leaf_from(source, leaf), source_in_places(source, places));
 	}
 	return NULL;
 }
@@ -570,15 +413,15 @@ static char *
 resolved_from(const Source *source, Oid leaf, const char **with,
 			  char **unresolved)
 {
-	if (!climbs(source, leaf))
+	if (!source_climbs(source, leaf))
 	{
 		*with = "";
 		*unresolved = has_no_value(source);
-		return leaf_from(source, leaf);
+		return source_leaf_from(source, leaf);
 	}
-	*with = with_tree(source, leaf, needs_value(source));
+	*with = source_with_tree(source, leaf, source_needs_value(source));
 	*unresolved = PARENT_ALIAS "." ROW_TID " IS NULL";
-	return leaf_with_given(source, leaf);
+	return source_leaf_with_given(source, leaf);
 }
 
 List *
@@ -589,12 +432,12 @@ source_examples(const Source *source, Oid leaf, bool unresolved, int limit)
 	const char *with = "";
 	char	   *condition = "true";
 	char	   *from = unresolved ? resolved_from(source, leaf, &with, &condition)
-		: leaf_from(source, leaf);
+		: source_leaf_from(source, leaf);
 
 	SPI_connect();
 	SPI_execute(psprintf("%sSELECT %s FROM %s WHERE %s AND %s LIMIT %d",
 						 with, key_expression(source, leaf), from,
-						 needs_value(source), condition, limit),
+						 source_needs_value(source), condition, limit),
 				true, 0);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -614,11 +457,11 @@ source_conflicts(const Source *source, Oid leaf, int limit)
 	SPI_execute(psprintf("SELECT %s, CAST(%s AS pg_catalog.text), "
 						 "CAST(%s AS pg_catalog.text) FROM %s%s%s WHERE %s%s%s LIMIT %d",
 						 key_expression(source, leaf),
-						 own_column(source, source->column), stored_value(source),
-						 leaf_from(source, leaf),
-						 via ? ", " : "", via ? parent_from(source) : "",
-						 differs(source),
-						 via ? " AND " : "", via ? parent_join(source) : "", limit),
+						 source_own_column(source, source->column), stored_value(source),
+						 source_leaf_from(source, leaf),
+						 via ? ", " : "", via ? source_parent_from(source) : "",
+						 source_differs(source),
+						 via ? " AND " : "", via ? source_parent_join(source) : "", limit),
 				true, 0);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -642,8 +485,8 @@ static char *
 is_stray(const Source *source)
 {
 	return psprintf("NOT (%s) AND pg_catalog.record_image_ne(ROW(%s), ROW(%s))",
-					needs_value(source), own_column(source, source->column),
-					new_value(source));
+					source_needs_value(source), source_own_column(source, source->column),
+					source_new_value(source));
 }
 
 char *
@@ -652,9 +495,9 @@ source_stray_query(const Source *source, Oid leaf, bool between)
 	return psprintf("SELECT pg_catalog.count(*) FILTER (WHERE %s), "
 					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
 					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s%s%s",
-					needs_value(source), needs_value(source), is_stray(source),
-					leaf_from(source, leaf), between ? " WHERE " : "",
-					between ? in_places(source, PLACES_BETWEEN) : "");
+					source_needs_value(source), source_needs_value(source), is_stray(source),
+					source_leaf_from(source, leaf), between ? " WHERE " : "",
+					between ? source_in_places(source, PLACES_BETWEEN) : "");
 }
 
 List *
@@ -665,7 +508,7 @@ source_stray_examples(const Source *source, Oid leaf, int limit)
 
 	SPI_connect();
 	SPI_execute(psprintf("SELECT %s FROM %s WHERE %s LIMIT %d",
-						 key_expression(source, leaf), leaf_from(source, leaf),
+						 key_expression(source, leaf), source_leaf_from(source, leaf),
 						 is_stray(source), limit),
 				true, 0);
 	MemoryContextSwitchTo(context);
@@ -678,7 +521,7 @@ source_stray_examples(const Source *source, Oid leaf, int limit)
 char *
 source_literal(const Source *source, const char *text)
 {
-	return typed_literal(source, text);
+	return source_typed_literal(source, text);
 }
 
 char *
@@ -692,8 +535,8 @@ source_plan_query(const Source *source, Oid leaf)
 					"pg_catalog.count(*) FILTER (WHERE NOT (%s)), "
 					"pg_catalog.count(*) FILTER (WHERE %s AND %s), "
 					"pg_catalog.count(*) FILTER (WHERE %s) FROM %s",
-					with, needs_value(source), needs_value(source),
-					needs_value(source), unresolved, has_conflict(source), from);
+					with, source_needs_value(source), source_needs_value(source),
+					source_needs_value(source), unresolved, has_conflict(source), from);
 }
 
 Jsonb *
@@ -789,10 +632,10 @@ source_row_query(const Source *source)
 
 	if (source->kind == SOURCE_EXPRESSION)
 		return psprintf("SELECT %s FROM (SELECT ($1).*) AS %s",
-						typed_if_literal(source), alias(source));
+						typed_if_literal(source), source_alias(source));
 	initStringInfo(&buf);
-	appendStringInfo(&buf, "SELECT %s FROM %s", new_value(source),
-					 parent_from(source));
+	appendStringInfo(&buf, "SELECT %s FROM %s", source_new_value(source),
+					 source_parent_from(source));
 	forboth(p, source->parent_columns, o, source->operators)
 		appendStringInfo(&buf, " %s " PARENT_ALIAS ".%s %s $%d",
 						 foreach_current_index(p) == 0 ? "WHERE" : "AND",
@@ -804,7 +647,7 @@ source_row_query(const Source *source)
 char *
 source_expression_update(const Source *source)
 {
-	return psprintf("UPDATE %s SET %s = %s", leaf_from(source, source->relid),
+	return psprintf("UPDATE %s SET %s = %s", source_leaf_from(source, source->relid),
 					quote_identifier(source->column),
 					sql_parenthesized(source->expression));
 }

@@ -24,6 +24,7 @@
 #include "engine/compat.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "steps/crew.h"
 #include "steps/pass.h"
 
 /*
@@ -247,15 +248,15 @@ key_body(JobRun *run, void *arg)
 					  unpack_sql_state(a->error->sqlerrcode), a->error->message);
 }
 
-static void
-remember_bad_row(JobRun *run, BadRows *bad, ItemPointerData tid)
+void
+split_remember(MemoryContext context, BadRows *bad, ItemPointerData tid)
 {
 	if (bad->count == bad->room)
 	{
 		bad->room = Max(64, bad->room * 2);
 		bad->tids = bad->tids
 			? repalloc(bad->tids, sizeof(ItemPointerData) * bad->room)
-			: MemoryContextAlloc(run->context, sizeof(ItemPointerData) * bad->room);
+			: MemoryContextAlloc(context, sizeof(ItemPointerData) * bad->room);
 	}
 	bad->tids[bad->count++] = tid;
 }
@@ -286,9 +287,10 @@ one_row_failed(JobRun *run, Pass *pass, ErrorData *error)
 	/* gone meanwhile: whoever took it away has done it a service */
 	if (arg.key == NULL)
 		return;
-	remember_bad_row(run, pass->bad, tids[0]);
+	split_remember(run->context, pass->bad, tids[0]);
 	if (!arg.known)
 		pass->bad->rows++;
+	crew_add_bad_row(run, pass, tids[0], !arg.known);
 	if (pass->bad->rows > pass->max_errors)
 		raise_for_row(run, pass->max_errors, error, &arg);
 }

@@ -273,6 +273,13 @@ void
 target_step(int64 job, Oid root, Oid relid, const char *statement,
 			const char *inverse)
 {
+	target_step_under(job, root, relid, statement, inverse, AccessExclusiveLock);
+}
+
+void
+target_step_under(int64 job, Oid root, Oid relid, const char *statement,
+				  const char *inverse, LOCKMODE mode)
+{
 	char	   *sql = template_render(statement, relid);
 	Identity	saved;
 
@@ -283,5 +290,5 @@ target_step(int64 job, Oid root, Oid relid, const char *statement,
 		elog(ERROR, "could not run: %s", sql);
 	SPI_finish();
 	identity_leave(&saved);
-	job_record_step(job, relid, statement, inverse, AccessExclusiveLock);
+	job_record_step(job, relid, statement, inverse, mode);
 }

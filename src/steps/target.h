@@ -7,6 +7,7 @@
 
 #include "fmgr.h"
 #include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
 
 /* An argument that must not be NULL; raises 22004 with its name */
 extern void target_require(FunctionCallInfo fcinfo, int argument,
@@ -61,9 +62,12 @@ extern Oid	target_owner(Oid relid);
  * For direct functions: a step of the job in the caller's transaction, with its
  * journal entry, on the relation (locked already) and as the owner of root,
  * waiting for no lock longer than tenantmig.lock_timeout.  The texts are
- * templates.
+ * templates.  The lock is ACCESS EXCLUSIVE, or the one that is given.
  */
 extern void target_step(int64 job, Oid root, Oid relid, const char *statement,
 						const char *inverse);
+extern void target_step_under(int64 job, Oid root, Oid relid,
+							  const char *statement, const char *inverse,
+							  LOCKMODE mode);
 
 #endif							/* TENANTMIG_TARGET_H */

@@ -20,6 +20,7 @@
 #include "executor/executor.h"
 #include "nodes/execnodes.h"
 #include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -27,8 +28,10 @@
 #include "steps/target.h"
 #include "steps/triggers_off.h"
 
-/* The statement whose triggers are off, and who has the hook besides us */
+/* The statement whose triggers are off, which, and who has the hook besides us */
 static const char *quiet_text = NULL;
+static TriggersOff quiet_which;
+static int64 quiet_job;
 static ExecutorStart_hook_type next_hook = NULL;
 
 static bool
@@ -36,6 +39,49 @@ is_silenced(const Trigger *trigger)
 {
 	return !trigger->tgisinternal &&
 		trigger->tgenabled != TRIGGER_FIRES_ALWAYS;
+}
+
+static bool
+fires_before_update(const Trigger *trigger)
+{
+	return trigger->tgenabled != TRIGGER_DISABLED &&
+		TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW,
+							 TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_UPDATE);
+}
+
+static bool
+is_own(const Trigger *trigger)
+{
+	return trigger->tgnargs == 1 &&
+		strcmp(trigger->tgargs[0], psprintf(INT64_FORMAT, quiet_job)) == 0 &&
+		trigger->tgfoid == LookupFuncName(list_make2(makeString("tenantmig"),
+													 makeString("fill_tenant")),
+										  0, NULL, false);
+}
+
+/* Whether the job's own trigger is the only one that could change the row */
+static bool
+own_is_alone(const TriggerDesc *desc)
+{
+	bool		found = false;
+
+	for (int i = 0; i < desc->numtriggers; i++)
+	{
+		if (!fires_before_update(&desc->triggers[i]))
+			continue;
+		if (!is_own(&desc->triggers[i]))
+			return false;
+		found = true;
+	}
+	return found;
+}
+
+static bool
+is_quiet(const Trigger *trigger)
+{
+	if (quiet_which == TRIGGERS_OFF_ALL)
+		return is_silenced(trigger);
+	return fires_before_update(trigger);
 }
 
 /* What an UPDATE looks at: for rows of a table, which is no view */
@@ -71,13 +117,13 @@ silence(EState *estate, ResultRelInfo *info)
 	MemoryContext old;
 	TriggerDesc *desc;
 
-	if (all == NULL)
+	if (all == NULL || (quiet_which == TRIGGERS_OFF_OWN && !own_is_alone(all)))
 		return;
 	old = MemoryContextSwitchTo(estate->es_query_cxt);
 	desc = palloc0(sizeof(TriggerDesc));
 	desc->triggers = palloc(sizeof(Trigger) * all->numtriggers);
 	for (int i = 0; i < all->numtriggers; i++)
-		if (!is_silenced(&all->triggers[i]))
+		if (!is_quiet(&all->triggers[i]))
 			add_trigger(desc, &all->triggers[i]);
 	info->ri_TrigDesc = desc->numtriggers > 0 ? desc : NULL;
 	/* by position: computed when they are first needed */
@@ -126,13 +172,16 @@ start_silenced(QueryDesc *query, int eflags)
 }
 
 int
-triggers_off_execute(SPIPlanPtr plan, const char *text, Datum *values)
+triggers_off_execute(SPIPlanPtr plan, const char *text, Datum *values,
+					 TriggersOff which, int64 job)
 {
 	int			result = 0;
 
 	next_hook = ExecutorStart_hook;
 	ExecutorStart_hook = start_silenced;
 	quiet_text = text;
+	quiet_which = which;
+	quiet_job = job;
 	PG_TRY();
 	{
 		result = SPI_execute_plan(plan, values, NULL, false, 0);

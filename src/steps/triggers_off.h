@@ -9,13 +9,26 @@
 
 #include "steps/source.h"
 
-/*
- * SPI_execute_plan, for an UPDATE whose text this is, without the triggers
- * that people have made on the tables it changes; those that are ENABLE ALWAYS
- * fire, and constraints are checked.
- */
-extern int	triggers_off_execute(SPIPlanPtr plan, const char *text,
-								 Datum *values);
+typedef enum TriggersOff
+{
+	/*
+	 * The fill trigger of this job, if no other BEFORE UPDATE trigger FOR EACH
+	 * ROW is there that could change what the value is taken from.  It has
+	 * nothing to add to a row that the job itself gives its value, and costs a
+	 * lock on the row with its WAL.
+	 */
+	TRIGGERS_OFF_OWN,
+	/*
+	 * Those that people have made; what is ENABLE ALWAYS fires, and constraints
+	 * are checked.
+	 */
+	TRIGGERS_OFF_ALL
+} TriggersOff;
+
+/* SPI_execute_plan, for an UPDATE of a job whose text this is, without these
+ * triggers of the tables that it changes */
+extern int	triggers_off_execute(SPIPlanPtr plan, const char *text, Datum *values,
+								 TriggersOff which, int64 job);
 
 /* The triggers of the table that would have fired for the column: names */
 extern List *triggers_not_fired(const Source *source);

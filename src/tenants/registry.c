@@ -17,12 +17,13 @@
 #include "engine/compat.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "tenants/registry.h"
 
 PG_FUNCTION_INFO_V1(tenantmig_create_tenant);
 
 /* "" is what an unset setting looks like, so it must never be a tenant */
-static char *
-get_tenant(FunctionCallInfo fcinfo)
+char *
+registry_tenant_argument(FunctionCallInfo fcinfo)
 {
 	char	   *tenant;
 
@@ -70,6 +71,26 @@ get_attributes(FunctionCallInfo fcinfo)
 	return attributes;
 }
 
+bool
+registry_may_manage(const char *creator)
+{
+	Oid			role = get_role_oid(creator, true);
+
+	return superuser() ||
+		(OidIsValid(role) && has_privs_of_role(GetUserId(), role));
+}
+
+void
+registry_no_tenant(const char *tenant)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("tenant \"%s\" does not exist", sql_printable(tenant)),
+			 errdetail("It is not in the registry of this database."),
+			 errhint("Enter it with: SELECT tenantmig.create_tenant(%s);",
+					 sql_literal(tenant))));
+}
+
 /*
  * Say that a tenant is kept although the call describes it otherwise.  A role
  * that may not see the tenant is not told whether it guessed right.
@@ -82,7 +103,6 @@ tell_difference(const char *tenant, const char *name, Jsonb *attributes)
 	bool		same_name = true;
 	bool		same_attributes = true;
 	char	   *creator = NULL;
-	Oid			creator_id;
 
 	query_init(&query, "SELECT created_by::text, "
 			   "name IS NOT DISTINCT FROM COALESCE($2, name), "
@@ -98,9 +118,7 @@ tell_difference(const char *tenant, const char *name, Jsonb *attributes)
 		creator = query_get_text(0, 1);
 		same_name = query_get_bool(0, 2);
 		same_attributes = query_get_bool(0, 3);
-		creator_id = get_role_oid(creator, true);
-		if (!superuser() && !(OidIsValid(creator_id) &&
-							  has_privs_of_role(GetUserId(), creator_id)))
+		if (!registry_may_manage(creator))
 			ereport(NOTICE,
 					(errmsg("tenant \"%s\" exists already; it is kept as it is",
 							sql_printable(tenant)),
@@ -121,7 +139,7 @@ tell_difference(const char *tenant, const char *name, Jsonb *attributes)
 Datum
 tenantmig_create_tenant(PG_FUNCTION_ARGS)
 {
-	char	   *tenant = get_tenant(fcinfo);
+	char	   *tenant = registry_tenant_argument(fcinfo);
 	char	   *name = get_tenant_name(fcinfo);
 	Jsonb	   *attributes = get_attributes(fcinfo);
 	OwnQuery	query;

@@ -509,7 +509,7 @@ sub assert_clean
 		UNION ALL
 		SELECT 'lock ' || l.objsubid || ' ' || l.objid || ' of ' || l.pid
 		  FROM pg_locks l
-		 WHERE l.locktype = 'advisory' AND l.objsubid BETWEEN 29697 AND 29699
+		 WHERE l.locktype = 'advisory' AND l.objsubid BETWEEN 29697 AND 29700
 		UNION ALL
 		SELECT a.backend_type || ' ' || a.pid || ' ' || a.application_name
 		  FROM pg_stat_activity a

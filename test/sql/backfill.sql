@@ -210,7 +210,7 @@ FROM unnest(ARRAY['{"batch_size": 10}', '{"on_orphan": "drop"}', '{"on_orphan": 
 	'{"on_orphan": "assign", "orphan_value": ""}', '{"nice": "very"}', '{"nice": -1}', '{"batch_target": "soon"}', '{"batch_target": "-1s"}',
 	'{"max_rows_per_second": "1e99"}', '{"max_wal_rate": -5}', '{"max_replication_lag": "x"}', '{"not_between": "08:00"}',
 	'{"not_between": ["08:00"]}', '{"not_between": ["08:00", "25:00"]}', '{"not_between": [8, 18]}',
-	'{"synchronous_commit": "maybe"}', '{"keep_trigger": "perhaps"}', '{"workers": 4}', '{"method": "magic"}',
+	'{"synchronous_commit": "maybe"}', '{"keep_trigger": "perhaps"}', '{"workers": 17}', '{"method": "magic"}',
 	'{"triggers": "none"}', '{"max_errors": 10}', '{"on_conflict": "replace"}', '[]', '"x"', '1', 'null',
 	'{"nice": {"a": 1}}', E'{"a\\nb": 1}']) o;
 SELECT count(*) AS jobs FROM tenantmig.jobs WHERE relation = 'tm_backfill.small';

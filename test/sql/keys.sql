@@ -246,6 +246,7 @@ CREATE TABLE leaf_1 PARTITION OF "Leaves; --" FOR VALUES FROM (0) TO (10);
 CREATE TABLE leaf_2 PARTITION OF "Leaves; --" FOR VALUES FROM (10) TO (99) PARTITION BY RANGE (id);
 CREATE TABLE leaf_21 PARTITION OF leaf_2 FOR VALUES FROM (10) TO (99);
 INSERT INTO "Leaves; --" SELECT i, 't' || i % 2, i FROM generate_series(1, 50) i;
+ALTER TABLE leaf_1 ADD CONSTRAINT "an own" FOREIGN KEY (tenant_id, "der %R") REFERENCES parent (tenant_id, id) ON DELETE CASCADE;
 SELECT tm_test.keep('"Leaves; --"', '');
 SELECT tenantmig.add_foreign_key('"Leaves; --"', '{tenant_id,der %R}', 'parent', '{tenant_id,id}', 'of "leaves" %', 'CASCADE') AS job \gset
 CALL tenantmig.wait(:job);
