@@ -37,7 +37,7 @@ $node->safe_psql('postgres', $tables);
 # The definitions, without what is there for the time of a job
 my $definitions = q{
 	SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY conrelid::regclass::text, conname)
-	FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f', 'u') AND conname NOT LIKE 'tenantmig%'};
+	FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f', 'u') AND conname NOT LIKE '%tenantmig%'};
 my $before = $node->safe_psql('postgres', $definitions);
 my $after;
 
@@ -53,7 +53,7 @@ sub keys_are_valid
 			SELECT (SELECT count(*) FROM pg_constraint JOIN pg_index ON indexrelid = conindid
 				WHERE conrelid = 'orders'::regclass AND contype = 'p' AND indisvalid AND indisready AND indisprimary),
 			(SELECT string_agg(DISTINCT conrelid::regclass::text, ' ') FROM pg_constraint
-				WHERE contype = 'f' AND confrelid = 'orders'::regclass AND convalidated AND conparentid = 0 AND conname NOT LIKE 'tenantmig%')}),
+				WHERE contype = 'f' AND confrelid = 'orders'::regclass AND convalidated AND conparentid = 0 AND conname NOT LIKE '%tenantmig%')}),
 		'1|items orders parts', "$name: a valid primary key, and valid foreign keys");
 	$now = $node->safe_psql('postgres', $definitions);
 	ok($now eq $before || (defined $after && $now eq $after) || !defined $after,
