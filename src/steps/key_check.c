@@ -428,7 +428,7 @@ key_check_back(const KeyChange *change, const Job *target)
 		foreach(other, change->foreign_keys)
 			if (fk && ((FkChange *) lfirst(other))->now->constraint == fk->constraint)
 				ours = true;
-		if (fk && !ours && strncmp(fk->name, "tenantmig_", 10) != 0)
+		if (fk && !ours && !fk_is_temporary(fk->name))
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot undo job " INT64_FORMAT ": foreign key %s of %s points at the new primary key",
