@@ -15,6 +15,7 @@
 
 #include "engine/compat.h"
 #include "engine/json.h"
+#include "engine/stop_point.h"
 #include "steps/not_null.h"
 
 typedef struct Back
@@ -124,12 +125,15 @@ not_null_take_back(JobRun *run, const Job *target, const JobStep *step)
 		return false;
 	foreach(lc, b.tops)
 		run_statement(run, lfirst_oid(lc), AccessExclusiveLock, b.texts.add, b.texts.drop, true);
+	STOP_POINT("not-null-back-added");
 	foreach(lc, b.tops)
 	{
 		Validate	v = {.table = lfirst_oid(lc),.statement = b.texts.validate};
 
 		run_patiently(run, validate_body, &v);
 	}
+	STOP_POINT("not-null-back-validated");
 	run_patiently(run, back_body, &b);
+	STOP_POINT("not-null-back-done");
 	return true;
 }
