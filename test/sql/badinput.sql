@@ -136,7 +136,9 @@ CREATE TABLE good (function text, n int, argument text);
 INSERT INTO good SELECT f, n, a FROM (VALUES
 	('add_tenant_column', ARRAY['''orders''', '''x''', '''text''']),
 	('backfill', ARRAY['''orders''', '''tenant_id''', '''a''', 'NULL', 'NULL', 'NULL', '''{}''', 'false']),
-	('create_index', ARRAY['''orders''', '''{id}''', 'NULL', 'false', 'NULL', '''btree''', '''{}''', 'false']),
+	('create_index', ARRAY['''orders''', '''{id}''', 'NULL', 'false', 'NULL', '''btree''', '''{}''', 'false', 'NULL', 'false', '''{}''']),
+	('scope_unique', ARRAY['''orders''', '''orders_pkey''', '''tenant_id''', 'true']),
+	('suggest_indexes', ARRAY['''orders''', '''tenant_id''']),
 	('set_not_null', ARRAY['''orders''', '''tenant_id''', 'false']),
 	('set_primary_key', ARRAY['''orders''', '''{id}''', '''keep''', 'false']),
 	('add_foreign_key', ARRAY['''orders''', '''{id}''', '''orders''', '''{id}''', 'NULL', '''CASCADE''', 'false']),
