@@ -141,6 +141,8 @@ extern void audit_read_condition(const AuditTable *table,
 								 AuditCondition *condition);
 extern void audit_read_default(AuditTable *table);
 
+/* --- audit_rewrite.c --- */
+
 /* "column = (SELECT setting)" as SQL; NULL if the type cannot be compared */
 extern char *audit_isolation(const AuditTable *table);
 /* The value that the setting has, of the type of the column, as SQL */

@@ -463,7 +463,10 @@ check_cost(Audit *audit, AuditTable *table, AuditPolicy *policy)
 	int			flags = policy->qual.flags | policy->check.flags;
 	char	   *mend;
 
-	if ((flags & (CONDITION_PER_ROW | CONDITION_COLUMN_CAST)) == 0)
+	/* What enable_rls makes is as it was asked for ("inline") */
+	if (strcmp(policy->name, RLS_ISOLATION) == 0 ||
+		strcmp(policy->name, RLS_ACCESS) == 0 ||
+		(flags & (CONDITION_PER_ROW | CONDITION_COLUMN_CAST)) == 0)
 		return;
 	mend = psprintf("ALTER POLICY %s ON %s%s%s",
 					quote_identifier(policy->name), table->name,

@@ -101,6 +101,7 @@ static char *
 enable_call(const AuditTable *table, const AuditTable *like)
 {
 	AuditPolicy *access = like ? find_policy(like, RLS_ACCESS) : NULL;
+	AuditPolicy *isolation = like ? find_policy(like, RLS_ISOLATION) : NULL;
 	StringInfoData buf;
 
 	initStringInfo(&buf);
@@ -117,6 +118,8 @@ enable_call(const AuditTable *table, const AuditTable *like)
 			strstr(audit_condition_text(like, &access->qual), "tenantmig.required_setting("))
 			appendStringInfoString(&buf, ", on_missing => 'error'");
 	}
+	if (isolation && (isolation->qual.flags & CONDITION_PER_ROW))
+		appendStringInfoString(&buf, ", inline => true");
 	appendStringInfoChar(&buf, ')');
 	return buf.data;
 }

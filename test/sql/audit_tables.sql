@@ -91,7 +91,7 @@ SELECT * FROM seen();
 CALL mends('child_unprotected');
 SELECT * FROM seen();
 -- policies like those of the parent
-SELECT tenantmig.enable_rls('notes', roles => '{regress_tm_app}', admin_roles => '{regress_tm_owner}', on_missing => 'error') > 0 AS changed;
+SELECT tenantmig.enable_rls('notes', roles => '{regress_tm_app}', admin_roles => '{regress_tm_owner}', on_missing => 'error', inline => true) > 0 AS changed;
 CREATE TABLE old_notes (CHECK (id < 0)) INHERITS (notes);
 CREATE INDEX ON old_notes (tenant_id);
 GRANT INSERT ON old_notes TO regress_tm_app;
