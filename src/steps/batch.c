@@ -271,8 +271,9 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 	values[0] = pass->set.tids ? PointerGetDatum(pass->set.tids)
 		: tid_datum(pass->set.from);
 	values[1] = tid_datum(pass->set.open ? MaxBlockNumber : pass->set.until);
-	values[2] = PointerGetDatum(pass->bad && pass->bad->count > 0
-								? tid_array(pass->bad->tids, pass->bad->count) : NULL);
+	/* parallel workers get a copy, used or not */
+	values[2] = PointerGetDatum(pass->bad ? tid_array(pass->bad->tids, pass->bad->count)
+								: tid_array(NULL, 0));
 	if (!pass->pass_over_locked)
 		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
 	set_join_method(pass);
