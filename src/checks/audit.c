@@ -221,6 +221,9 @@ audit_bind(Audit *audit, OwnQuery *query, const char *sql)
 												false, TYPALIGN_INT)), false);
 	query_name(query, audit->role_name);
 	query_datum(query, OIDARRAYOID, audit->subjects, false);
+	query_datum(query, OIDARRAYOID, audit->open_owners, false);
+	query_datum(query, OIDARRAYOID, audit->open_relids, false);
+	query_datum(query, BOOLARRAYOID, audit->open_in_views, false);
 }
 
 static AuditSeverity
