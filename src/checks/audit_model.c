@@ -326,39 +326,41 @@ collect_settings(Audit *audit)
  * Nobody works as a predefined role, but whoever can become one has its
  * privileges if he likes.
  */
+#define WITH_GRANTED \
+	"granted (role, roles) AS (" \
+	" SELECT x.role, array_agg(x.target ORDER BY x.target) FROM (" \
+	"  SELECT u.role, u.target FROM usage u UNION " \
+	"  SELECT s.role, s.target FROM setable s WHERE s.target < 16384) x GROUP BY x.role) "
+
 #define ROLES_OF_ONE \
 	"WITH RECURSIVE " WITH_SETABLE("r.rolname = $1::name") ", " \
-	WITH_USAGE("r.oid IN (SELECT target FROM setable)") ", " \
+	WITH_USAGE("r.oid IN (SELECT target FROM setable)") ", " WITH_GRANTED ", " \
 	"one AS (" \
-	" SELECT r.oid, r.rolname, r.rolsuper OR r.rolbypassrls AS passes, r.rolname = $1::name AS asked, " MENTIONED " AS mentioned, " \
-	"  (SELECT array_agg(x.target ORDER BY x.target) FROM (SELECT u.target FROM usage u WHERE u.role = r.oid " \
-	"   UNION SELECT s.target FROM setable s WHERE r.rolname = $1::name AND s.target < 16384) x) AS granted " \
-	" FROM pg_roles r WHERE r.oid IN (SELECT target FROM setable) " \
-	" AND (r.oid >= 16384 OR r.rolname = $1::name)) " \
-	"SELECT k.oid, k.passes, k.asked, k.granted FROM (" \
-	" SELECT one.*, one.oid = min(one.oid) OVER (PARTITION BY one.mentioned, array_remove(one.granted, one.oid)) AS first FROM one) k " \
+	" SELECT r.oid, r.rolname, r.rolsuper OR r.rolbypassrls AS passes, r.rolname = $1::name AS asked, " \
+	"  " MENTIONED " AS mentioned, g.roles, array_remove(g.roles, r.oid) AS others " \
+	" FROM granted g JOIN pg_roles r ON r.oid = g.role " \
+	" WHERE r.oid >= 16384 OR r.rolname = $1::name) " \
+	"SELECT k.oid, k.passes, k.asked, k.roles FROM (" \
+	" SELECT one.*, one.oid = min(one.oid) OVER (PARTITION BY one.mentioned, one.others) AS first FROM one) k " \
 	"WHERE k.asked OR k.mentioned OR k.first ORDER BY NOT k.asked, k.rolname"
 
 #define ROLES_OF_ALL \
 	AUDIT_WITH ", " WITH_USAGE("NOT r.rolsuper AND r.oid >= 16384") ", " \
-	WITH_SETABLE("NOT r.rolsuper AND r.oid >= 16384") ", " \
+	WITH_SETABLE("NOT r.rolsuper AND r.oid >= 16384") ", " WITH_GRANTED ", " \
 	"holder AS MATERIALIZED (" \
 	" SELECT DISTINCT acl.grantee AS oid FROM acl JOIN t ON t.oid = acl.oid WHERE acl.grantee <> 0 " \
 	" UNION SELECT t.relowner FROM t " \
 	" UNION SELECT unnest('{" AUDIT_READ_ALL "," AUDIT_WRITE_ALL "}'::oid[])), " \
+	"can AS (" \
+	" SELECT s.role, array_agg(s.target ORDER BY s.target) AS roles FROM setable s GROUP BY s.role), " \
 	"one AS (" \
-	" SELECT r.oid, r.rolname, r.rolbypassrls, " MENTIONED " AS mentioned, " \
-	"  (SELECT array_agg(x.target ORDER BY x.target) FROM (SELECT u.target FROM usage u WHERE u.role = r.oid " \
-	"   UNION SELECT s.target FROM setable s WHERE s.role = r.oid AND s.target < 16384) x) AS granted, " \
-	"  (SELECT array_agg(u.target ORDER BY u.target) FROM setable u WHERE u.role = r.oid) AS others " \
-	" FROM pg_roles r WHERE r.oid IN (" \
+	" SELECT r.oid, r.rolname, r.rolbypassrls AS passes, " MENTIONED " AS mentioned, g.roles, " \
+	"  array_remove(g.roles, r.oid) AS others, array_remove(c.roles, r.oid) AS becomes " \
+	" FROM granted g JOIN can c ON c.role = g.role JOIN pg_roles r ON r.oid = g.role WHERE r.oid IN (" \
 	"  SELECT u.role FROM usage u JOIN holder h ON h.oid = u.target " \
-	"  UNION SELECT u.role FROM setable u JOIN holder h ON h.oid = u.target)), " \
-	"kind AS (" \
-	" SELECT one.*, CASE WHEN one.mentioned THEN '' ELSE array_remove(one.granted, one.oid)::text " \
-	"  || array_remove(one.others, one.oid)::text END AS class FROM one) " \
-	"SELECT k.oid, k.rolbypassrls, k.mentioned OR k.first, k.granted FROM (" \
-	" SELECT kind.*, kind.oid = min(kind.oid) OVER (PARTITION BY kind.mentioned, kind.class) AS first FROM kind) k " \
+	"  UNION SELECT s.role FROM setable s JOIN holder h ON h.oid = s.target)) " \
+	"SELECT k.oid, k.passes, k.mentioned OR k.first, k.roles FROM (" \
+	" SELECT one.*, one.oid = min(one.oid) OVER (PARTITION BY one.mentioned, one.others, one.becomes) AS first FROM one) k " \
 	"ORDER BY k.mentioned DESC, k.rolname"
 
 #define PUBLIC_IS_GRANTED \

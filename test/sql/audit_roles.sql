@@ -284,5 +284,26 @@ SELECT v AS version, tenantmig.missing_fixes(v) FROM unnest(ARRAY[
 SELECT tenantmig.missing_fixes(current_setting('server_version_num')::int) IS NULL
 	= NOT EXISTS (SELECT FROM tenantmig.audit_rls() WHERE check_name = 'server_version' AND mend IS NULL) AS told;
 
+--
+-- Many roles: what one statement mends is one row, and of login roles that are
+-- members of the same one stands for all
+--
+DROP TRIGGER fill ON orders;
+DROP TRIGGER fill ON customers;
+DROP TRIGGER log ON customers;
+CREATE ROLE regress_tm_all;
+CREATE ROLE regress_tm_1 LOGIN IN ROLE regress_tm_all;
+CREATE ROLE regress_tm_2 LOGIN IN ROLE regress_tm_all;
+CREATE ROLE regress_tm_3 LOGIN IN ROLE regress_tm_all;
+CREATE ROLE regress_tm_gate LOGIN NOINHERIT IN ROLE regress_tm_1, regress_tm_2, regress_tm_3;
+GRANT SELECT, TRUNCATE ON orders TO regress_tm_all;
+SELECT check_name, object, role_name, detail FROM tenantmig.audit_rls(schemas => '{regress_tm_audit}');
+SELECT check_name, object, role_name, detail FROM tenantmig.audit_rls('regress_tm_gate', '{regress_tm_audit}');
+CALL mends('privilege_beyond_rls', 'regress_tm_gate');
+SELECT * FROM seen(role => NULL);
+DROP ROLE regress_tm_1, regress_tm_2, regress_tm_3, regress_tm_gate;
+DROP OWNED BY regress_tm_all;
+DROP ROLE regress_tm_all;
+
 DROP SCHEMA regress_tm_audit CASCADE;
 DROP ROLE regress_tm_owner, regress_tm_app, regress_tm_bypass, regress_tm_super, regress_tm_middle;
