@@ -130,6 +130,13 @@ SELECT has_table_privilege('regress_tm_app', 'orders', 'TRUNCATE');
 REVOKE ALL ON orders FROM regress_tm_grantor;
 DROP ROLE regress_tm_group;
 
+-- what tables will have that are made from now on
+ALTER DEFAULT PRIVILEGES FOR ROLE regress_tm_owner IN SCHEMA regress_tm_audit GRANT ALL ON TABLES TO regress_tm_app;
+ALTER DEFAULT PRIVILEGES FOR ROLE regress_tm_owner GRANT TRUNCATE ON TABLES TO PUBLIC;
+SELECT check_name, severity, object, role_name, replace(mend, 'MAINTAIN, ', '') AS mend FROM seen();
+CALL mends('privilege_beyond_rls');
+SELECT * FROM seen();
+
 --
 -- 22. Foreign tables
 --

@@ -6,7 +6,7 @@ CREATE ROLE regress_tm_app;
 CREATE SCHEMA regress_tm_large;
 GRANT USAGE ON SCHEMA regress_tm_large TO regress_tm_app;
 SET search_path = regress_tm_large;
--- as enable_rls makes them, but in one transaction for all
+-- as enable_rls makes them, but a hundred tables at a time
 DO $$
 DECLARE
 	isolates text := $q$tenant_id OPERATOR(pg_catalog.=) (SELECT NULLIF(pg_catalog.current_setting('app.current_tenant_id', true), '')::pg_catalog.text)$q$;
@@ -19,6 +19,9 @@ BEGIN
 		EXECUTE format('ALTER TABLE t%s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', i);
 		IF i > 1 THEN
 			EXECUTE format('ALTER TABLE t%s ADD FOREIGN KEY (tenant_id, parent) REFERENCES t%s', i, i - 1);
+		END IF;
+		IF i % 100 = 0 THEN
+			COMMIT;
 		END IF;
 	END LOOP;
 END $$;
