@@ -55,6 +55,7 @@
 	"'set_columns_numbers', " COLUMNS("a.attnum::text", "c.conrelid", "c.confdelsetcols") ", " \
 	"'match', c.confmatchtype, 'on_update', c.confupdtype, 'on_delete', c.confdeltype, " \
 	"'deferrable', c.condeferrable, 'deferred', c.condeferred, 'valid', c.convalidated, " \
+	"'enforced', COALESCE((to_jsonb(c) ->> 'conenforced')::boolean, true), " \
 	"'comment', obj_description(c.oid, 'pg_constraint'), " \
 	"'partitions', (WITH RECURSIVE below (oid, conrelid, conname) AS ( " \
 	" SELECT b.oid, b.conrelid, b.conname FROM pg_constraint b " \
@@ -131,6 +132,7 @@ fk_parse(Jsonb *object)
 	fk->deferrable = json_bool(object, "deferrable", false);
 	fk->deferred = json_bool(object, "deferred", false);
 	fk->valid = json_bool(object, "valid", true);
+	fk->enforced = json_bool(object, "enforced", true);
 	fk->comment = json_text(object, "comment");
 	fk->partitions = json_nested(object, "partitions");
 	if (!OidIsValid(fk->child) || !OidIsValid(fk->referenced))

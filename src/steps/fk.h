@@ -23,6 +23,7 @@ typedef struct ForeignKey
 	bool		deferrable;
 	bool		deferred;
 	bool		valid;
+	bool		enforced;
 	char	   *comment;
 	Jsonb	   *partitions;		/* its names on the partitions, by their OIDs */
 	List	   *tables;			/* OIDs: on which it is built, the child or its leaf

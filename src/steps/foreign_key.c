@@ -250,6 +250,7 @@ foreign_key_of(const Job *job, Oid relid)
 	fk->on_delete = check_action(json_text(job->arguments, "on_delete"))[0];
 	fk->set_columns = columns_to_set(relid, fk->columns, fk->on_delete);
 	fk->valid = true;
+	fk->enforced = true;
 	fk->tables = fk_tables(relid);
 	return fk;
 }

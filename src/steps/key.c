@@ -68,7 +68,8 @@ key_read(Oid table)
 			   "'deferrable', c.condeferrable, 'deferred', c.condeferred, "
 			   "'comment', obj_description(c.oid, 'pg_constraint'), "
 			   "'index_comment', obj_description(c.conindid, 'pg_class'), "
-			   "'clustered', i.indisclustered, 'identity', i.indisreplident) "
+			   "'clustered', i.indisclustered, 'identity', i.indisreplident, "
+			   "'temporal', i.indisexclusion) "
 			   "FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
 			   "LEFT JOIN (pg_constraint c JOIN pg_index i ON i.indexrelid = c.conindid "
 			   " JOIN pg_class x ON x.oid = c.conindid) "
@@ -139,6 +140,7 @@ key_parse(Jsonb *object)
 	key->index_comment = json_text(object, "index_comment");
 	key->clustered = json_bool(object, "clustered", false);
 	key->identity = json_bool(object, "identity", false);
+	key->temporal = json_bool(object, "temporal", false);
 	return OidIsValid(key->table) ? key : NULL;
 }
 

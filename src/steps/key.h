@@ -26,6 +26,7 @@ typedef struct KeyDef
 	char	   *index_comment;
 	bool		clustered;
 	bool		identity;		/* REPLICA IDENTITY USING INDEX */
+	bool		temporal;		/* WITHOUT OVERLAPS */
 } KeyDef;
 
 /* Read from the catalogs, as an object that can be journaled; as a struct, or

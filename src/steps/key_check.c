@@ -126,6 +126,25 @@ check_method(const KeyChange *change)
 				 errhint("Only keys with a btree index can be changed.")));
 }
 
+/* Its index is not a B-tree, and cannot be made beforehand */
+static void
+check_temporal(const KeyChange *change)
+{
+	const KeyDef *now = root_of(change)->now;
+
+	if (!now->temporal)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("primary key %s of %s is WITHOUT OVERLAPS and cannot be changed online",
+					quote_identifier(now->name), sql_relation(change->relid)),
+			 errdetail("The server builds it only under ACCESS EXCLUSIVE, for as long as it reads the table."),
+			 errhint("In a quiet hour, when no foreign key points at it: ALTER TABLE %s DROP CONSTRAINT %s, ADD CONSTRAINT %s PRIMARY KEY (%s WITHOUT OVERLAPS); (with the extension btree_gist).",
+					 sql_relation(change->relid), quote_identifier(now->name),
+					 quote_identifier(now->name),
+					 sql_name_list(root_of(change)->wanted->columns))));
+}
+
 /* A unique index of a partitioned table holds within each partition only */
 static void
 check_partition_key(const KeyChange *change)
@@ -383,6 +402,9 @@ check_foreign_key(const KeyChange *change, const FkChange *f, bool calling)
 	if (fk->match == FKCONSTR_MATCH_FULL && list_length(fk->columns) > 1 && !all_not_null(fk))
 		refuse_foreign_key(fk, "It is MATCH FULL over columns that can be NULL: with the tenant, which is not NULL, no row could do without a reference.",
 						   "Make its columns NOT NULL first, or use foreign_keys => 'keep'.");
+	if (!fk->enforced)
+		refuse_foreign_key(fk, "It is NOT ENFORCED, and would be after it.",
+						   "Drop it and add it again afterwards, or use foreign_keys => 'keep'.");
 	if (!fk->valid && get_rel_relkind(fk->child) == RELKIND_PARTITIONED_TABLE)
 		refuse_foreign_key(fk, "It is NOT VALID on a partitioned table.",
 						   "Validate it first.");
@@ -394,6 +416,7 @@ key_check(const KeyChange *change, Oid user, bool calling)
 	ListCell   *lc;
 
 	check_partition(change);
+	check_temporal(change);
 	check_method(change);
 	check_partition_key(change);
 	foreach(lc, change->back ? NIL : root_of(change)->wanted->columns)

@@ -205,6 +205,7 @@ typedef struct ForeignKey
 	List	   *child_columns;
 	List	   *parent_columns;
 	List	   *operators;
+	bool		temporal;
 } ForeignKey;
 
 static ForeignKey *
@@ -221,6 +222,7 @@ read_foreign_key(Oid relid, HeapTuple tuple)
 							   NULL, NULL, NULL, NULL);
 	fk->name = pstrdup(NameStr(form->conname));
 	fk->parent = form->confrelid;
+	fk->temporal = constraint_is_temporal(form);
 	for (int i = 0; i < count; i++)
 	{
 		fk->child_columns = lappend(fk->child_columns,
@@ -360,6 +362,13 @@ find_foreign_key(Source *source)
 							   quote_identifier(fk->name), sql_relation(fk->parent)),
 					 errhint("Name the constraint.")));
 	}
+	if (first->temporal)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("via cannot be foreign key %s of %s, which has a PERIOD",
+						quote_identifier(first->name), sql_relation(source->relid)),
+				 errdetail("It refers to all rows that cover a period together, not to one that has the tenant."),
+				 errhint("Give expression => instead, with the row that is meant.")));
 	return first;
 }
 
