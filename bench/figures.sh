@@ -173,3 +173,70 @@ holds_snapshot()
 	[ "$(query "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'old_snapshot'
 	            AND backend_xmin IS NOT NULL AND query LIKE '%pg_sleep%'")" -eq 1 ]
 }
+
+# Tables of the extremes: rows as short as can be, rows of megabytes, partitions
+# by the thousand. The first is too long, the last two have too few rows in a
+# table, for what suits all others.
+figure_shapes()
+{
+	local shape job pid rows memory now before
+	fresh 0
+	for shape in narrow wide partitioned; do
+		note "shapes, $shape"
+		case $shape in
+			narrow)
+				rows=${NARROW:-10000000}
+				query "CREATE TABLE $shape (id integer, tenant_id text) WITH (autovacuum_enabled = off);
+				       INSERT INTO $shape SELECT i FROM generate_series(1, $rows) i" ;;
+			wide)
+				rows=200
+				query "CREATE TABLE $shape (id integer, body text STORAGE EXTERNAL, tenant_id text) WITH (autovacuum_enabled = off);
+				       INSERT INTO $shape SELECT i, repeat(md5(i::text), 163840) FROM generate_series(1, $rows) i" ;;
+			partitioned)
+				rows=$((${PARTITIONS:-5000} * 20))
+				query "CREATE TABLE $shape (id integer, tenant_id text) PARTITION BY HASH (id)"
+				for ((i = 0; i < ${PARTITIONS:-5000}; i++)); do
+					echo "CREATE TABLE ${shape}_$i PARTITION OF $shape FOR VALUES WITH (MODULUS ${PARTITIONS:-5000}, REMAINDER $i);"
+				done | psql -Xq -v ON_ERROR_STOP=1
+				query "INSERT INTO $shape SELECT i FROM generate_series(1, $rows) i" ;;
+		esac
+		query "ANALYZE $shape; INSERT INTO $shape (id, tenant_id) VALUES (0, 'another')"
+		before=$(shape_size "$shape")
+		query CHECKPOINT
+		job=$(query "SELECT tenantmig.backfill('$shape', value => 'default')")
+		memory=0
+		while [ "$(query "SELECT state FROM tenantmig.jobs WHERE id = $job")" = running ] || [ "$memory" = 0 ]; do
+			pid=$(query "SELECT pid FROM tenantmig.stat_progress WHERE job = $job AND pid IS NOT NULL")
+			now=$(awk '/RssAnon/ { print $2 }' "/proc/${pid:-none}/status" 2> /dev/null) || now=1
+			[ "${now:-1}" -le "$memory" ] || memory=${now:-1}
+		done
+		query "CALL tenantmig.wait($job)"
+		[ "$(query "SELECT count(*) FROM $shape WHERE tenant_id = 'default'")" -eq "$rows" ] ||
+			die "shapes: not all rows of $shape have their tenant"
+		figure "$rows rows, $shape: time; growth; most memory of the worker" \
+			"$(calc "$(job_time "$job") / 1000") s; +$(calc "100 * ($(shape_size "$shape") / $before - 1)" %d) %; $((memory / 1024)) MB"
+	done
+}
+
+# Of a table, with its TOAST table, or of all its partitions
+shape_size() { query "SELECT sum(pg_table_size(relid)) FROM pg_partition_tree('$1') WHERE isleaf"; }
+
+# The audit, warm, of a large schema without a hole
+figure_audit()
+{
+	local found ms
+	fresh 0
+	note "making 1,000 tables with 6,000 indexes"
+	psql -XqAt -v ON_ERROR_STOP=1 -f "$root/test/sql/include/large.sql"
+	query "VACUUM ANALYZE"
+	found=$(query "SELECT count(*) FROM tenantmig.audit_rls('regress_tm_app', '{regress_tm_large}')")
+	[ "$found" = 0 ] || die "the audit found $found holes where there are none"
+	ms=$(psql -XqAt -v ON_ERROR_STOP=1 <<-SQL |
+		\\timing on
+		$(for _ in 1 2 3 4 5; do echo "SELECT count(*) FROM tenantmig.audit_rls('regress_tm_app', '{regress_tm_large}');"; done)
+	SQL
+		sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }')
+	figure "audit_rls on 1,000 tables with 6,000 indexes, median of 5" "$(calc "$ms / 1000") s" "less than 2 s"
+	admin "DROP DATABASE bench WITH (FORCE)"
+	admin "DROP ROLE regress_tm_app"
+}

@@ -28,11 +28,12 @@ static const struct
 	char		command;
 	AclMode		mode;
 	const char *name;
+	const char *stem;			/* of a new policy's name */
 }			commands[] = {
-	{'r', ACL_SELECT, "SELECT"},
-	{'a', ACL_INSERT, "INSERT"},
-	{'w', ACL_UPDATE, "UPDATE"},
-	{'d', ACL_DELETE, "DELETE"}
+	{'r', ACL_SELECT, "SELECT", "tenant_select_"},
+	{'a', ACL_INSERT, "INSERT", "tenant_insert_"},
+	{'w', ACL_UPDATE, "UPDATE", "tenant_update_"},
+	{'d', ACL_DELETE, "DELETE", "tenant_delete_"}
 };
 
 /* One table, seen by one role that may use it */
@@ -85,6 +86,30 @@ check_of(const AuditPolicy *policy)
 {
 	return policy->check.tree || policy->command == 'a' ? &policy->check
 		: &policy->qual;
+}
+
+bool
+audit_is_open(Audit *audit, AuditTable *table, List *roles,
+			  bool with_exceptions)
+{
+	AuditActor	actor = {InvalidOid, NULL, roles};
+	AuditActor	nobody = {InvalidOid, NULL, NIL};
+	const AuditActor *excepted = with_exceptions ? &actor : &nobody;
+	bool		open = false;
+	ListCell   *lc;
+
+	foreach(lc, table->policies)
+	{
+		AuditPolicy *policy = lfirst(lc);
+
+		if (!is_for(policy, 'r') || !names_actor(policy, &actor))
+			continue;
+		if (policy->permissive)
+			open |= !holds_for(&policy->qual, excepted);
+		else if (holds_for(&policy->qual, excepted))
+			return false;
+	}
+	return open;
 }
 
 /* A restrictive policy that isolates this command, of this role or of others */
@@ -157,7 +182,7 @@ reason(const AuditTable *table, const AuditCondition *condition)
 	if (flags & CONDITION_BYPASS)
 		return psprintf("one side of an OR does not compare %s with the session's tenant, so whoever can make it true sees all", column);
 	if (flags & CONDITION_DEFAULTED)
-		return pstrdup("when no tenant is set, it falls back to one, or to that of the row");
+		return pstrdup("a tenant passes that the session has not set, by default or because it is listed");
 	if (flags & CONDITION_NULL)
 		return pstrdup("rows without a tenant pass");
 	if (flags & CONDITION_CONSTANT)
@@ -222,7 +247,7 @@ free_name(const AuditTable *table, const char *stem)
 	char	   *name = pstrdup(stem);
 	ListCell   *lc;
 
-	for (int i = 1;; i++)
+	for (int i = 2;; i++)
 	{
 		bool		taken = false;
 
@@ -231,7 +256,7 @@ free_name(const AuditTable *table, const char *stem)
 				taken = true;
 		if (!taken)
 			return name;
-		name = psprintf("%s%d", stem, i);
+		name = sql_derived_name("", stem, psprintf("_%d", i));
 	}
 }
 
@@ -321,12 +346,41 @@ check_command(View *view, int i)
 		view->closed |= commands[i].mode;
 }
 
+/* Let the role in to the rows of its tenant; one policy for all commands, if
+ * there is none that it might add up with */
+static char *
+admit(const View *view, const char *isolation)
+{
+	bool		everybody = view->actor->oid == ACL_ID_PUBLIC;
+	const char *name = everybody ? "public"
+		: GetUserNameFromId(view->actor->oid, false);
+	const char *role = everybody ? "PUBLIC" : quote_identifier(name);
+	const char *table = view->table->name;
+	StringInfoData buf;
+
+	if (view->closed == view->mode)
+		return psprintf("CREATE POLICY %s ON %s FOR ALL TO %s USING (%s)",
+						quote_identifier(free_name(view->table,
+												   sql_derived_name("tenant_access_", name, ""))),
+						table, role, isolation);
+	initStringInfo(&buf);
+	for (int i = 0; i < lengthof(commands); i++)
+		if (view->closed & commands[i].mode)
+			appendStringInfo(&buf, "%sCREATE POLICY %s ON %s FOR %s TO %s %s (%s)",
+							 buf.len > 0 ? "; " : "",
+							 quote_identifier(free_name(view->table,
+														sql_derived_name(commands[i].stem, name, ""))),
+							 table, commands[i].name, role,
+							 commands[i].command == 'a' ? "WITH CHECK" : "USING",
+							 isolation);
+	return buf.data;
+}
+
 static void
 check_closed(View *view)
 {
 	StringInfoData names;
 	char	   *isolation = audit_isolation(view->table);
-	const char *quoted = quote_identifier(view->actor->name);
 
 	initStringInfo(&names);
 	for (int i = 0; i < lengthof(commands); i++)
@@ -336,13 +390,8 @@ check_closed(View *view)
 	audit_add(view->audit, "role_uncovered", AUDIT_WARNING, view->table->name,
 			  view->actor->name,
 			  psprintf("%s may %s, but no permissive policy covers that: it reaches no rows. Or take the privilege away.",
-					   quoted, names.data),
-			  isolation == NULL ? NULL
-			  : psprintf("CREATE POLICY %s ON %s FOR ALL TO %s USING (%s)",
-						 quote_identifier(free_name(view->table, "tenant_access")),
-						 view->table->name,
-						 view->actor->oid == ACL_ID_PUBLIC ? "PUBLIC" : quoted,
-						 isolation));
+					   quote_identifier(view->actor->name), names.data),
+			  isolation ? admit(view, isolation) : NULL);
 }
 
 static void
@@ -438,7 +487,10 @@ check_cost(Audit *audit, AuditTable *table, AuditPolicy *policy)
 	int			flags = policy->qual.flags | policy->check.flags;
 	char	   *mend;
 
-	if ((flags & (CONDITION_PER_ROW | CONDITION_COLUMN_CAST)) == 0)
+	/* What enable_rls makes is as it was asked for ("inline") */
+	if (strcmp(policy->name, RLS_ISOLATION) == 0 ||
+		strcmp(policy->name, RLS_ACCESS) == 0 ||
+		(flags & (CONDITION_PER_ROW | CONDITION_COLUMN_CAST)) == 0)
 		return;
 	mend = psprintf("ALTER POLICY %s ON %s%s%s",
 					quote_identifier(policy->name), table->name,

@@ -43,22 +43,23 @@ typedef struct ForeignKey
 } ForeignKey;
 
 #define KEYS \
-	"SELECT c.conname, c.conrelid, c.confrelid, p.paired, k.columns, k.referenced, k.operators, c.convalidated " \
-	"FROM unnest($1::oid[], $2::int2[]) t (oid, attnum) " \
-	"JOIN pg_constraint c ON c.conrelid = t.oid AND c.contype = 'f' AND c.conparentid = 0 " \
-	"JOIN unnest($1::oid[], $2::int2[]) r (oid, attnum) ON r.oid = c.confrelid " \
-	"CROSS JOIN LATERAL (SELECT COALESCE(bool_or(u.own = t.attnum AND u.other = r.attnum), false) AS paired " \
-	" FROM unnest(c.conkey, c.confkey) u (own, other)) p " \
-	"CROSS JOIN LATERAL (SELECT array_agg(quote_ident(a.attname) ORDER BY u.place) AS columns, " \
+	"WITH t AS MATERIALIZED (SELECT u.oid, u.attnum FROM unnest($1::oid[], $2::int2[]) u (oid, attnum)), " \
+	"fk AS MATERIALIZED (" \
+	" SELECT c.conname, c.conrelid, c.confrelid, c.conkey, c.confkey, c.conpfeqop, c.convalidated, t.attnum, " \
+	"  EXISTS (SELECT FROM unnest(c.conkey, c.confkey) u (own, other) WHERE u.own = t.attnum AND u.other = r.attnum) AS paired " \
+	" FROM pg_constraint c JOIN t ON t.oid = c.conrelid JOIN t r ON r.oid = c.confrelid " \
+	" WHERE c.contype = 'f' AND c.conparentid = 0) " \
+	"SELECT fk.conname, fk.conrelid, fk.confrelid, fk.paired, k.columns, k.referenced, k.operators " \
+	"FROM fk CROSS JOIN LATERAL (SELECT array_agg(quote_ident(a.attname) ORDER BY u.place) AS columns, " \
 	"  array_agg(quote_ident(b.attname) ORDER BY u.place) AS referenced, " \
 	"  array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators " \
-	" FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY u (own, other, operator, place) " \
-	" JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = u.own " \
-	" JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = u.other " \
+	" FROM unnest(fk.conkey, fk.confkey, fk.conpfeqop) WITH ORDINALITY u (own, other, operator, place) " \
+	" JOIN pg_attribute a ON a.attrelid = fk.conrelid AND a.attnum = u.own " \
+	" JOIN pg_attribute b ON b.attrelid = fk.confrelid AND b.attnum = u.other " \
 	" JOIN pg_operator o ON o.oid = u.operator JOIN pg_namespace n ON n.oid = o.oprnamespace " \
-	" WHERE u.own <> t.attnum) k " \
-	"WHERE k.columns IS NOT NULL AND NOT (p.paired AND c.convalidated) " \
-	"ORDER BY c.conrelid, c.conname"
+	" WHERE u.own <> fk.attnum) k " \
+	"WHERE k.columns IS NOT NULL AND NOT (fk.paired AND fk.convalidated) " \
+	"ORDER BY fk.conrelid, fk.conname"
 
 static char **
 text_array(uint64 row, int column, int *count)
