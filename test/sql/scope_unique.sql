@@ -5,7 +5,7 @@
 \set ECHO none
 \getenv abs_srcdir PG_ABS_SRCDIR
 \i :abs_srcdir/sql/include/helpers.sql
-SELECT setval('tenantmig.job_id_seq', 1800000) \g /dev/null
+SELECT setval('tenantmig.job_id_seq', 460000) \g /dev/null
 \set ECHO all
 CREATE SCHEMA tm_scope;
 SET search_path = tm_scope, public;
@@ -52,7 +52,7 @@ SELECT obj_description(oid, 'pg_constraint') FROM pg_constraint WHERE conname = 
 -- with the tenant in it already: nothing to do
 CREATE UNIQUE INDEX orders_done ON orders (ref, tenant_id);
 SET client_min_messages = notice;
-SELECT setval('tenantmig.job_id_seq', 1810000) \g /dev/null
+SELECT setval('tenantmig.job_id_seq', 465000) \g /dev/null
 SELECT tenantmig.scope_unique('orders', 'orders_done') AS job \gset
 SET client_min_messages = warning;
 SELECT state FROM tenantmig.jobs WHERE id = :job;
