@@ -9,6 +9,7 @@
 #include "utils/acl.h"
 #include "utils/hsearch.h"
 
+#include "engine/compat.h"
 #include "engine/query.h"
 
 /* A condition of a policy, or the default of a column, as far as it matters */
@@ -212,7 +213,7 @@ extern void audit_check_server(Audit *audit);
 
 #define AUDIT_WITH \
 	"WITH RECURSIVE t AS MATERIALIZED (" \
-	" SELECT c.oid, u.attnum, a.attname, a.attnotnull, c.relname, c.relkind, " \
+	" SELECT c.oid, u.attnum, a.attname, " COLUMN_IS_NOT_NULL("a") " AS not_null, c.relname, c.relkind, " \
 	" c.relispartition, c.relowner, c.relrowsecurity, c.relforcerowsecurity, " \
 	" n.nspname, format('%I.%I', n.nspname, c.relname) AS name " \
 	" FROM unnest($1::oid[], $2::int2[]) u (relid, attnum) " \

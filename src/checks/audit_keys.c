@@ -39,7 +39,7 @@
 #define KEYS \
 	AUDIT_WITH ", " \
 	"key AS MATERIALIZED (" \
-	" SELECT t.*, i.indisexclusion, i.indisprimary, c.oid AS conoid, c.conname, x.relname AS index, am.amname, " \
+	" SELECT t.*, i.indisexclusion, i.indisprimary, c.oid AS conoid, c.conname, c.contype, x.relname AS index, am.amname, " \
 	"  (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns, " \
 	"  i.indnkeyatts = 1 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum = i.indkey[0] " \
 	"   AND (a.attidentity <> '' OR a.atttypid = 'uuid'::regtype OR EXISTS (SELECT FROM pg_depend d " \
@@ -59,7 +59,7 @@
 	"  k.attname, CASE WHEN k.given_out THEN ', which is little as long as the server gives out the values.' ELSE '.' END) " \
 	" || CASE WHEN k.indisprimary AND NOT k.attnotnull THEN ' To lock nobody out, make the column NOT NULL by set_not_null first.' ELSE '' END, " \
 	" CASE " \
-	"  WHEN k.indisprimary THEN " \
+	"  WHEN k.indisprimary AND NOT k.indisexclusion THEN " \
 	"   CASE WHEN k.attnotnull THEN '' ELSE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL; ', k.name, k.attname) END " \
 	"   || format('SELECT tenantmig.set_primary_key(%L, %s, ''composite'')', k.name, " KEY_ARRAY("k.oid", "k.columns", "k.attnum") ") " \
 	"  WHEN NOT k.indisexclusion THEN format('SELECT tenantmig.scope_unique(%L, %L, %L)', k.name, k.index, k.attname) " \
@@ -70,8 +70,9 @@
 	"      OR EXISTS (SELECT FROM pg_cast b WHERE b.castsource = a.atttypid AND b.casttarget = o.opcintype AND b.castmethod = 'b'))) " \
 	"    AND k.amname = 'gist' THEN 'CREATE EXTENSION IF NOT EXISTS btree_gist; ' ELSE '' END " \
 	"   || format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s', k.name, k.conname, k.conname, " \
-	"    overlay(pg_get_constraintdef(k.conoid) PLACING format('(%I WITH =, ', k.attname) " \
-	"     FROM length(format('EXCLUDE USING %I ', k.amname)) + 1 FOR 1)) " \
+	"    overlay(pg_get_constraintdef(k.conoid) PLACING format('(%I%s, ', k.attname, CASE k.contype WHEN 'x' THEN ' WITH =' END) " \
+	"     FROM CASE k.contype WHEN 'x' THEN length(format('EXCLUDE USING %I ', k.amname)) + 1 " \
+	"      ELSE strpos(pg_get_constraintdef(k.conoid), '(') END FOR 1)) " \
 	" END " \
 	"FROM key k ORDER BY k.name, k.index"
 
@@ -81,10 +82,13 @@
  * there may be rows that break it; and a unique key for it to refer to, if
  * there is none.  ON DELETE SET NULL must leave the tenant alone.
  */
+#define PERIOD \
+	"CASE WHEN f.temporal AND k.place = cardinality(f.conkey) THEN 'PERIOD ' ELSE '' END"
+
 #define FOREIGN_KEYS \
 	AUDIT_WITH ", " \
 	"fk AS MATERIALIZED (" \
-	" SELECT c.*, t.name, t.attname, t.attnum, r.name AS parent, r.oid AS parent_oid, r.attnum AS parent_attnum, r.attname AS parent_attname " \
+	" SELECT c.*, COALESCE((to_jsonb(c) ->> 'conperiod')::boolean, false) AS temporal, t.name, t.attname, t.attnum, r.name AS parent, r.oid AS parent_oid, r.attnum AS parent_attnum, r.attname AS parent_attname " \
 	" FROM pg_constraint c JOIN t ON t.oid = c.conrelid JOIN t r ON r.oid = c.confrelid " \
 	" WHERE c.contype = 'f' AND c.conparentid = 0 AND t.relkind IN ('r', 'p') AND r.relkind IN ('r', 'p') " \
 	" AND NOT EXISTS (SELECT FROM unnest(c.conkey, c.confkey) p (own, other) WHERE p.own = t.attnum AND p.other = r.attnum)) " \
@@ -95,16 +99,17 @@
 	"  CASE WHEN f.confdeltype IN ('a', 'r') AND f.confupdtype IN ('a', 'r') THEN ' and keeps it from being deleted' " \
 	"   ELSE ', and changes there cascade to the rows of this tenant' END), " \
 	" CASE WHEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = f.parent_oid AND i.indisunique AND i.indisvalid AND i.indimmediate " \
-	"   AND i.indpred IS NULL AND i.indexprs IS NULL AND (i.indkey::int2[])[0:i.indnkeyatts - 1] @> (f.parent_attnum || f.confkey) " \
+	"   AND i.indisexclusion = f.temporal AND i.indpred IS NULL AND i.indexprs IS NULL AND (i.indkey::int2[])[0:i.indnkeyatts - 1] @> (f.parent_attnum || f.confkey) " \
 	"   AND (i.indkey::int2[])[0:i.indnkeyatts - 1] <@ (f.parent_attnum || f.confkey)) THEN '' " \
-	"  ELSE format('ALTER TABLE %s ADD UNIQUE (%s); ', f.parent, " KEY_COLUMNS("f.confrelid", "f.confkey", "f.parent_attnum") ") END " \
+	"  ELSE format('ALTER TABLE %s ADD UNIQUE (%s%s); ', f.parent, " KEY_COLUMNS("f.confrelid", "f.confkey", "f.parent_attnum") ", " \
+	"   CASE WHEN f.temporal THEN ' WITHOUT OVERLAPS' END) END " \
 	" || format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I FOREIGN KEY (%s) REFERENCES %s (%s)%s%s%s%s', " \
 	"  f.name, f.conname, f.conname, " \
-	"  quote_ident(f.attname) || ', ' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.place) " \
+	"  quote_ident(f.attname) || ', ' || (SELECT string_agg(" PERIOD " || quote_ident(a.attname), ', ' ORDER BY k.place) " \
 	"   FROM unnest(f.conkey) WITH ORDINALITY k (attnum, place) JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.attnum " \
 	"   WHERE a.attnum <> f.attnum), " \
 	"  f.parent, " \
-	"  quote_ident(f.parent_attname) || ', ' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.place) " \
+	"  quote_ident(f.parent_attname) || ', ' || (SELECT string_agg(" PERIOD " || quote_ident(a.attname), ', ' ORDER BY k.place) " \
 	"   FROM unnest(f.confkey, f.conkey) WITH ORDINALITY k (attnum, own, place) " \
 	"   JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.attnum WHERE k.own <> f.attnum), " \
 	"  CASE f.confupdtype WHEN 'c' THEN ' ON UPDATE CASCADE' WHEN 'r' THEN ' ON UPDATE RESTRICT' ELSE '' END, " \
@@ -122,7 +127,7 @@
 	"SELECT 'tenant_nullable', 'warning', format('%s.%I', t.name, t.attname), $6::text, " \
 	" 'A row without a tenant is nobody''s: no policy that compares the tenant shows it, and one that is a little wider shows it to all. Fill such rows first.', " \
 	" format('SELECT tenantmig.set_not_null(%L, %L)', t.name, t.attname) " \
-	"FROM t WHERE t.relkind IN ('r', 'p') AND NOT t.attnotnull " \
+	"FROM t WHERE t.relkind IN ('r', 'p') AND NOT t.not_null " \
 	"AND NOT EXISTS (SELECT FROM pg_inherits i JOIN t p ON p.oid = i.inhparent WHERE i.inhrelid = t.oid) " \
 	"ORDER BY t.name"
 

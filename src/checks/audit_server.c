@@ -10,6 +10,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 #include "checks/audit.h"
 #include "engine/compat.h"

@@ -56,7 +56,8 @@ static const char *const read_sql =
 	"  tenantmig.job_phase(j.id) AS phase OFFSET 0) s "
 
 	/* the table as it is now: what there is left to do */
-	"LEFT JOIN LATERAL (SELECT a.attname::text AS column_name, a.attnotnull AS not_null, "
+	"LEFT JOIN LATERAL (SELECT a.attname::text AS column_name, "
+	"   " COLUMN_IS_NOT_NULL("a") " AS not_null, "
 	"   c.relrowsecurity AS rls, "
 	"   EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid "
 	"     AND i.indpred IS NULL AND i.indkey[0] = a.attnum) AS indexed, "

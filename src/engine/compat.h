@@ -11,10 +11,14 @@
 
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_tablespace.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
@@ -31,11 +35,15 @@
 	object_ownercheck(RelationRelationId, (relid), (roleid))
 #define namespace_aclcheck(nspid, roleid, mode) \
 	object_aclcheck(NamespaceRelationId, (nspid), (roleid), (mode))
+#define tablespace_aclcheck(spcid, roleid, mode) \
+	object_aclcheck(TableSpaceRelationId, (spcid), (roleid), (mode))
 #else
 #define relation_ownercheck(relid, roleid) \
 	pg_class_ownercheck((relid), (roleid))
 #define namespace_aclcheck(nspid, roleid, mode) \
 	pg_namespace_aclcheck((nspid), (roleid), (mode))
+#define tablespace_aclcheck(spcid, roleid, mode) \
+	pg_tablespace_aclcheck((spcid), (roleid), (mode))
 #endif
 
 /* 17 replaced BackendId by ProcNumber: who holds a virtual transaction */
@@ -133,5 +141,49 @@
 #define MEMBER_INHERITS "r.rolinherit"
 #define MEMBER_CAN_SET "true"
 #endif
+
+/* 18 knows NOT NULL that is not valid, a constraint of type n: the mark on the
+ * column is set, and yet there may be NULLs */
+static inline bool
+attribute_is_not_null(Form_pg_attribute att)
+{
+#if PG_VERSION_NUM >= 180000
+	HeapTuple	constraint;
+	bool		valid;
+
+	if (!att->attnotnull)
+		return false;
+	constraint = findNotNullConstraintAttnum(att->attrelid, att->attnum);
+	if (constraint == NULL)
+		return true;
+	valid = ((Form_pg_constraint) GETSTRUCT(constraint))->convalidated;
+	heap_freetuple(constraint);
+	return valid;
+#else
+	return att->attnotnull;
+#endif
+}
+
+/* The same as SQL, of a row of pg_attribute */
+#if PG_VERSION_NUM >= 180000
+#define COLUMN_IS_NOT_NULL(a) \
+	"(" a ".attnotnull AND NOT EXISTS (SELECT FROM pg_constraint nn " \
+	" WHERE nn.conrelid = " a ".attrelid AND nn.contype = 'n' " \
+	" AND nn.conkey = ARRAY[" a ".attnum] AND NOT nn.convalidated))"
+#else
+#define COLUMN_IS_NOT_NULL(a) a ".attnotnull"
+#endif
+
+/* 18 has keys WITHOUT OVERLAPS, and foreign keys with PERIOD, whose last column
+ * is not compared by equality */
+static inline bool
+constraint_is_temporal(Form_pg_constraint constraint)
+{
+#if PG_VERSION_NUM >= 180000
+	return constraint->conperiod;
+#else
+	return false;
+#endif
+}
 
 #endif							/* TENANTMIG_COMPAT_H */

@@ -16,6 +16,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
@@ -317,6 +319,38 @@ describe_blocker(Oid relid, LOCKMODE mode, LockBlocker *blocker)
 								   blocker->relation);
 }
 
+/*
+ * An autovacuum worker gives way to who has waited for its lock for
+ * deadlock_timeout.  We never wait that long, so we ask it ourselves, as the
+ * server does: not when it is there against wraparound.
+ */
+static void
+cancel_autovacuum(Oid relid, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+	int			count;
+	VirtualTransactionId *vxids;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	vxids = GetLockConflicts(&tag, mode, &count);
+	for (int i = 0; i < count; i++)
+	{
+		PGPROC	   *proc = vxid_proc(vxids[i]);
+		uint8		flags;
+		int			pid;
+
+		if (proc == NULL)
+			continue;
+		LWLockAcquire(ProcArrayLock, LW_SHARED);
+		flags = ProcGlobal->statusFlags[proc->pgxactoff];
+		pid = proc->pid;
+		LWLockRelease(ProcArrayLock);
+		if (pid != 0 && (flags & PROC_IS_AUTOVACUUM) != 0 &&
+			(flags & PROC_VACUUM_FOR_WRAPAROUND) == 0)
+			(void) kill(pid, SIGINT);
+	}
+}
+
 static bool
 lock_trees(List *relids, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 {
@@ -342,6 +376,9 @@ lock_trees(List *relids, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 			/* those that are had already are in others' way all the while */
 			lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
 			LockRelationOid(current, mode);
+			/* who wants it finds out that it was dropped */
+			if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(current)))
+				continue;
 			foreach(below, find_all_inheritors(current, NoLock, NULL))
 			{
 				if (lfirst_oid(below) == lfirst_oid(lc))
@@ -373,6 +410,8 @@ lock_trees(List *relids, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 
+	if (!had)
+		cancel_autovacuum(current, mode);
 	if (!had && blocker)
 		describe_blocker(current, mode, blocker);
 	return had;

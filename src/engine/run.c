@@ -17,6 +17,7 @@
 
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"

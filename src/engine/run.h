@@ -50,6 +50,7 @@ typedef struct JobRun
 	MemoryContext scratch;		/* reset before every transaction */
 	Progress	progress;
 	int			sharers;		/* processes at work on this job; 0 is 1 */
+	int			most_sharers;	/* there have been */
 	struct Crew *crew;			/* those processes, or NULL */
 
 	/* Looks at the others of the crew, outside of any transaction, before each
@@ -148,10 +149,6 @@ extern void run_clean_up(JobRun *run);
 /* A step outside of a transaction block: journaled, run, marked */
 extern void run_toplevel(JobRun *run, Oid relid, const char *statement,
 						 const char *inverse);
-
-/* The same, as a temporary step: its inverse runs at the end of the job */
-extern void run_toplevel_temporary(JobRun *run, Oid relid, const char *statement,
-								   const char *inverse);
 
 /* An attempt that was interrupted had run it to its end: mark it, so that the
  * clean-up does not take it back */

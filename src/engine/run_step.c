@@ -146,7 +146,7 @@ begin_toplevel_body(JobRun *run, void *arg)
 	run_check_request(run);
 	a->rendered = MemoryContextStrdup(run->context, statement);
 	a->position = step_write(run->job->id, STEP_TOPLEVEL, a->relid, "running",
-							 a->statement, a->inverse, a->temporary,
+							 a->statement, a->inverse, false,
 							 ShareUpdateExclusiveLock);
 }
 
@@ -156,37 +156,20 @@ step_done_body(JobRun *run, void *arg)
 	step_set_state(run->job->id, *(int *) arg, "done");
 }
 
-static void
-toplevel(JobRun *run, StatementArg *arg)
-{
-	ErrorData  *error;
-
-	run_or_error(run, begin_toplevel_body, arg);
-	STOP_POINT("toplevel-before");
-	error = toplevel_run(arg->rendered, arg->relid, run->owner,
-						 run->job->search_path, run->context);
-	STOP_POINT("toplevel-after");
-	if (error)
-		ReThrowError(error);
-	run_bookkeeping(run, step_done_body, &arg->position);
-}
-
 void
 run_toplevel(JobRun *run, Oid relid, const char *statement, const char *inverse)
 {
 	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse};
+	ErrorData  *error;
 
-	toplevel(run, &arg);
-}
-
-void
-run_toplevel_temporary(JobRun *run, Oid relid, const char *statement,
-					   const char *inverse)
-{
-	StatementArg arg = {.relid = relid,.statement = statement,.inverse = inverse,
-	.temporary = true};
-
-	toplevel(run, &arg);
+	run_or_error(run, begin_toplevel_body, &arg);
+	STOP_POINT("toplevel-before");
+	error = toplevel_run(arg.rendered, relid, run->owner,
+						 run->job->search_path, run->context);
+	STOP_POINT("toplevel-after");
+	if (error)
+		ReThrowError(error);
+	run_bookkeeping(run, step_done_body, &arg.position);
 }
 
 static void
@@ -230,17 +213,20 @@ find_inverse(const InverseArg *a, Oid relid)
 }
 
 /* The tree of the job first, as everywhere; a partition of then may be none of
- * it by now */
+ * it by now.  Then what the step spoke of besides: to drop a foreign key, both
+ * its tables are locked. */
 static void
 take_back_statement(JobRun *run, const InverseArg *a)
 {
 	Oid			relid = step_relation(a->target, a->step);
+	List	   *relids;
 	char	   *inverse;
 
 	if (a->step->inverse == NULL || !OidIsValid(relid))
 		return;
-	run_lock_all(relid == run->relid ? list_make1_oid(relid)
-				 : list_make2_oid(run->relid, relid), AccessExclusiveLock);
+	relids = list_append_unique_oid(list_make1_oid(run->relid), relid);
+	run_lock_all(list_concat_unique_oid(relids, template_others(a->step->statement)),
+				 AccessExclusiveLock);
 	inverse = find_inverse(a, relid);
 	if (inverse)
 		run_in_time(run, inverse);

@@ -69,12 +69,38 @@ char *
 template_other(Oid relid)
 {
 	StringInfoData buf;
+	char	   *name = sql_relation(relid);
 
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "%%{" INT64_FORMAT " %u ", identity_home(), relid);
-	append_verbatim(&buf, sql_relation(relid));
+	append_verbatim(&buf, name);
 	appendStringInfoString(&buf, "%}");
 	return buf.data;
+}
+
+List *
+template_others(const char *template)
+{
+	List	   *others = NIL;
+	int64		home;
+	Oid			relid;
+
+	for (const char *at = template; *at; at++)
+	{
+		if (*at != '%')
+			continue;
+		at++;
+		if (*at == '{' && sscanf(at + 1, INT64_FORMAT " %u ", &home, &relid) == 2 &&
+			home == identity_home() && get_rel_name(relid) != NULL)
+			others = list_append_unique_oid(others, relid);
+		if (*at == '\0')
+			break;
+	}
+	return others;
 }
 
 /*

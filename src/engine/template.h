@@ -5,7 +5,7 @@
 #ifndef TENANTMIG_TEMPLATE_H
 #define TENANTMIG_TEMPLATE_H
 
-#include "postgres_ext.h"
+#include "nodes/pg_list.h"
 
 /*
  * In a template %R stands for the relation of the step, %S for its schema, both
@@ -17,11 +17,15 @@
 extern char *template_make(const char *format,...);
 
 /*
- * The piece that stands for another relation, which must exist: by its OID,
+ * The piece that stands for another relation; raises 42P01: by its OID,
  * whatever it is called when the statement is made; by the name that it has
  * now in another database than this one.
  */
 extern char *template_other(Oid relid);
+
+/* The OIDs of the other relations that a template speaks of and that are there,
+ * in the database that they were written in */
+extern List *template_others(const char *template);
 
 /* The statement for a relation as it is called now, palloc'd; NULL when there
  * is no such relation, or no such other one that it speaks of */

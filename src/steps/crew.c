@@ -212,8 +212,10 @@ static void
 set_reason(JobRun *run, const char *reason)
 {
 	char	   *old = run->progress.workers_reason;
+	bool		same = old && reason ? strcmp(old, reason) == 0
+		: old == NULL && reason == NULL;
 
-	if ((old == NULL) == (reason == NULL) && (old == NULL || strcmp(old, reason) == 0))
+	if (same)
 		return;
 	run->progress.workers_reason =
 		reason ? MemoryContextStrdup(run->context, reason) : NULL;
@@ -364,6 +366,7 @@ lead_tend(JobRun *run)
 	if (helper_count(crew) + 1 >= crew->wanted && crew->wanted == led_pass->workers)
 		set_reason(run, NULL);
 	run->sharers = crew_sharers(shared);
+	run->most_sharers = Max(run->most_sharers, run->sharers);
 }
 
 /* How many workers there is something to do for */

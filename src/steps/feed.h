@@ -18,7 +18,7 @@
 #include "storage/block.h"
 
 #define FEED_MOST_TAKERS	16
-#define FEED_MOST_PIECES	4	/* that one of them holds at a time */
+#define FEED_MOST_PIECES	8	/* that one of them holds at a time */
 
 /* A position as it is kept in a checkpoint */
 typedef struct RowPosition

@@ -25,6 +25,7 @@
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
@@ -36,21 +37,25 @@
 
 /* --- reading ---------------------------------------------------------- */
 
-#define COLUMN_NAMES(relation, numbers) \
-	"(SELECT jsonb_agg(a.attname ORDER BY k.n) " \
+#define COLUMNS(what, relation, numbers) \
+	"(SELECT jsonb_agg(" what " ORDER BY k.n) " \
 	"FROM unnest(" numbers ") WITH ORDINALITY k (attnum, n) " \
 	"JOIN pg_attribute a ON a.attrelid = " relation " AND a.attnum = k.attnum)"
 
 #define FOREIGN_KEY \
-	"SELECT jsonb_build_object('oid', c.oid::bigint, 'name', c.conname, " \
+	"SELECT jsonb_build_object('home', $3, 'oid', c.oid::bigint, 'name', c.conname, " \
 	"'child', c.conrelid::bigint, 'child_schema', n.nspname, 'child_name', r.relname, " \
 	"'referenced', c.confrelid::bigint, 'referenced_schema', fn.nspname, " \
 	"'referenced_name', fr.relname, " \
-	"'columns', " COLUMN_NAMES("c.conrelid", "c.conkey") ", " \
-	"'referenced_columns', " COLUMN_NAMES("c.confrelid", "c.confkey") ", " \
-	"'set_columns', " COLUMN_NAMES("c.conrelid", "c.confdelsetcols") ", " \
+	"'columns', " COLUMNS("a.attname", "c.conrelid", "c.conkey") ", " \
+	"'columns_numbers', " COLUMNS("a.attnum::text", "c.conrelid", "c.conkey") ", " \
+	"'referenced_columns', " COLUMNS("a.attname", "c.confrelid", "c.confkey") ", " \
+	"'referenced_columns_numbers', " COLUMNS("a.attnum::text", "c.confrelid", "c.confkey") ", " \
+	"'set_columns', " COLUMNS("a.attname", "c.conrelid", "c.confdelsetcols") ", " \
+	"'set_columns_numbers', " COLUMNS("a.attnum::text", "c.conrelid", "c.confdelsetcols") ", " \
 	"'match', c.confmatchtype, 'on_update', c.confupdtype, 'on_delete', c.confdeltype, " \
 	"'deferrable', c.condeferrable, 'deferred', c.condeferred, 'valid', c.convalidated, " \
+	"'enforced', COALESCE((to_jsonb(c) ->> 'conenforced')::boolean, true), " \
 	"'comment', obj_description(c.oid, 'pg_constraint'), " \
 	"'partitions', (WITH RECURSIVE below (oid, conrelid, conname) AS ( " \
 	" SELECT b.oid, b.conrelid, b.conname FROM pg_constraint b " \
@@ -76,6 +81,7 @@ fk_read_all(Oid referenced, Oid index)
 			   "ORDER BY n.nspname, r.relname, c.conname");
 	query_oid(&query, referenced);
 	query_oid(&query, index);
+	query_int8(&query, identity_home());
 	SPI_connect();
 	count = query_run(&query);
 	MemoryContextSwitchTo(context);
@@ -95,6 +101,7 @@ fk_read(Oid child, const char *name)
 	query_init(&query, FOREIGN_KEY "AND c.conrelid = $1 AND c.conname = $2");
 	query_oid(&query, child);
 	query_name(&query, name);
+	query_int8(&query, identity_home());
 	SPI_connect();
 	if (query_run(&query) > 0)
 	{
@@ -105,32 +112,27 @@ fk_read(Oid child, const char *name)
 	return key;
 }
 
-static Oid
-find_relation(const Job *job, Jsonb *object, const char *what)
-{
-	return job_find_relation(job, (Oid) json_int(object, what, 0),
-							 json_text(object, psprintf("%s_schema", what)),
-							 json_text(object, psprintf("%s_name", what)));
-}
-
 ForeignKey *
-fk_parse(const Job *job, Jsonb *object)
+fk_parse(Jsonb *object)
 {
 	ForeignKey *fk = palloc0(sizeof(ForeignKey));
 
-	fk->child = find_relation(job, object, "child");
-	fk->referenced = find_relation(job, object, "referenced");
+	fk->child = key_find_relation(object, "child", "child_schema", "child_name");
+	fk->referenced = key_find_relation(object, "referenced", "referenced_schema",
+									   "referenced_name");
 	fk->constraint = (Oid) json_int(object, "oid", 0);
 	fk->name = json_text(object, "name");
-	fk->columns = json_list(object, "columns");
-	fk->referenced_columns = json_list(object, "referenced_columns");
-	fk->set_columns = json_list(object, "set_columns");
+	fk->columns = key_follow_columns(fk->child, object, "columns");
+	fk->referenced_columns = key_follow_columns(fk->referenced, object,
+												"referenced_columns");
+	fk->set_columns = key_follow_columns(fk->child, object, "set_columns");
 	fk->match = json_text(object, "match")[0];
 	fk->on_update = json_text(object, "on_update")[0];
 	fk->on_delete = json_text(object, "on_delete")[0];
 	fk->deferrable = json_bool(object, "deferrable", false);
 	fk->deferred = json_bool(object, "deferred", false);
 	fk->valid = json_bool(object, "valid", true);
+	fk->enforced = json_bool(object, "enforced", true);
 	fk->comment = json_text(object, "comment");
 	fk->partitions = json_nested(object, "partitions");
 	if (!OidIsValid(fk->child) || !OidIsValid(fk->referenced))
@@ -229,13 +231,19 @@ fk_rename_text(const char *from, const char *to)
 }
 
 char *
-fk_temporary_name(int64 job, const char *name, Oid distinct)
+fk_temporary_name(int64 job, const char *name, Oid distinct, bool first)
 {
-	char	   *prefix = psprintf("tenantmig_" INT64_FORMAT "_", job);
+	char	   *prefix = psprintf("%stenantmig_" INT64_FORMAT "_", first ? "!" : "", job);
 
 	return sql_derived_name(prefix, name,
 							strlen(prefix) + strlen(name) < NAMEDATALEN ? ""
 							: psprintf("_%u", distinct));
+}
+
+bool
+fk_is_temporary(const char *name)
+{
+	return strncmp(name[0] == '!' ? name + 1 : name, "tenantmig_", 10) == 0;
 }
 
 List *

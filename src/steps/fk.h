@@ -23,6 +23,7 @@ typedef struct ForeignKey
 	bool		deferrable;
 	bool		deferred;
 	bool		valid;
+	bool		enforced;
 	char	   *comment;
 	Jsonb	   *partitions;		/* its names on the partitions, by their OIDs */
 	List	   *tables;			/* OIDs: on which it is built, the child or its leaf
@@ -36,14 +37,21 @@ extern List *fk_read_all(Oid referenced, Oid index);
 extern Jsonb *fk_read(Oid child, const char *name);
 
 /* Such an object as a struct; NULL when one of its tables is gone */
-extern ForeignKey *fk_parse(const Job *job, Jsonb *object);
+extern ForeignKey *fk_parse(Jsonb *object);
 
 /* FOREIGN KEY (...) REFERENCES ..., without NOT VALID, as a template */
 extern char *fk_definition(const ForeignKey *fk);
 
-/* A name for one of the job's own until it gets that of what it replaces; the
- * OID keeps apart what is alike after truncation */
-extern char *fk_temporary_name(int64 job, const char *name, Oid distinct);
+/*
+ * A name for one of the job's own until it gets that of what it replaces; the
+ * OID keeps apart what is alike after truncation.  first: one that comes before
+ * all others, for the partitions of a table: the server attaches the first by
+ * name that is the same as the table's, and one that the partition had before
+ * must not go with that.
+ */
+extern char *fk_temporary_name(int64 job, const char *name, Oid distinct,
+							   bool first);
+extern bool fk_is_temporary(const char *name);
 
 /* The child, or its leaf partitions as they are now */
 extern List *fk_tables(Oid child);

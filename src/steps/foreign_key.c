@@ -14,11 +14,10 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
-#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -27,9 +26,10 @@
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
+#include "utils/rls.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
@@ -140,6 +140,18 @@ check_referenced(Oid relid, Oid referenced)
 						sql_relation(referenced)),
 				 errhint("GRANT REFERENCES ON %s TO %s;", sql_relation(referenced),
 						 quote_identifier(GetUserNameFromId(owner, false)))));
+	if (!relation_ownercheck(referenced, owner) &&
+		(pg_class_aclcheck(referenced, owner, ACL_SELECT) != ACLCHECK_OK ||
+		 check_enable_rls(referenced, owner, true) == RLS_ENABLED))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role %s may not read all of %s",
+						quote_identifier(GetUserNameFromId(owner, false)),
+						sql_relation(referenced)),
+				 errdetail("The job reads that table as the owner of the referencing one, to find the rows that have nothing to point at."),
+				 errhint("GRANT SELECT ON %s TO %s; and exempt it from row-level security, if that is on.",
+						 sql_relation(referenced),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -206,6 +218,13 @@ default_name(Oid relid, List *columns)
 								get_rel_namespace(relid), NIL);
 }
 
+static Oid
+find_referenced(const Job *job)
+{
+	return key_find_relation(job->arguments, "referenced", "referenced_schema",
+							 "referenced_name");
+}
+
 /*
  * The foreign key of a job, as it is to be.  The name of one that has none is
  * chosen when it is added, and is that of the constraint then.
@@ -216,9 +235,7 @@ foreign_key_of(const Job *job, Oid relid)
 	ForeignKey *fk = palloc0(sizeof(ForeignKey));
 
 	fk->child = relid;
-	fk->referenced = job_find_relation(job, (Oid) json_int(job->arguments, "referenced", 0),
-									   json_text(job->arguments, "referenced_schema"),
-									   json_text(job->arguments, "referenced_name"));
+	fk->referenced = find_referenced(job);
 	if (!OidIsValid(fk->referenced))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -233,6 +250,7 @@ foreign_key_of(const Job *job, Oid relid)
 	fk->on_delete = check_action(json_text(job->arguments, "on_delete"))[0];
 	fk->set_columns = columns_to_set(relid, fk->columns, fk->on_delete);
 	fk->valid = true;
+	fk->enforced = true;
 	fk->tables = fk_tables(relid);
 	return fk;
 }
@@ -257,7 +275,7 @@ find_same(const ForeignKey *fk, const char *name, char **found)
 			   " JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum) "
 			   "AND $6 = (SELECT jsonb_agg(a.attname ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k (attnum, n) "
 			   " JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum) "
-			   "AND c.conname NOT LIKE 'tenantmig\\_%' ORDER BY c.conname LIMIT 1");
+			   "AND c.conname !~ '^!?tenantmig_' ORDER BY c.conname LIMIT 1");
 	query_oid(&query, fk->child);
 	query_oid(&query, fk->referenced);
 	query_datum(&query, CHAROID, CharGetDatum(fk->on_delete), false);
@@ -302,6 +320,7 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, Oid referenced)
 	(void) check_action(on_delete);
 	job_relation_names(referenced, &schema, &name);
 	json_put_list(arguments, "columns", columns);
+	json_put_int(arguments, "home", identity_home());
 	json_put_int(arguments, "referenced", referenced);
 	json_put_text(arguments, "referenced_schema", schema);
 	json_put_text(arguments, "referenced_name", name);
@@ -317,7 +336,7 @@ tenantmig_add_foreign_key(PG_FUNCTION_ARGS)
 	static const char *const required[] = {"relation", "columns", "referenced",
 	"referenced_columns", NULL, "on_delete", "dry_run"};
 	JobRequest	request = {.kind = "add_foreign_key"};
-	Job			job = {.at_home = true};
+	Job			job = {.arguments = NULL};
 	Oid			referenced;
 	char	   *name;
 	char	   *same;
@@ -439,7 +458,7 @@ resolve_body(JobRun *run, void *arg)
 		job_merge_summary(run->job->id, json_end(facts));
 	}
 	a->name = a->partitioned
-		? fk_temporary_name(run->job->id, a->fk->name, run->relid) : a->fk->name;
+		? fk_temporary_name(run->job->id, a->fk->name, run->relid, true) : a->fk->name;
 	if (!OidIsValid(find_same(a->fk, a->fk->name, &a->same)))
 		a->same = NULL;
 }
@@ -455,6 +474,23 @@ look_body(JobRun *run, void *arg)
 	run_enter_owner(run, &saved);
 	a->violations = fk_violations(a->fk);
 	identity_leave(&saved);
+}
+
+static void
+raise_violations(JobRun *run, AddRun *a)
+{
+	run_set_phase(run, "looking for rows that would violate it");
+	run_or_error(run, look_body, a);
+	fk_raise_violations(run, list_make1(a->violations),
+						"Give each row a row to point at, or remove it.");
+}
+
+static void
+validate_work(JobRun *run, void *arg)
+{
+	AddRun	   *a = arg;
+
+	fk_validate(run, a->fk, a->name);
 }
 
 /* An ordinary table's: valid, it stays */
@@ -501,6 +537,7 @@ static void
 foreign_key_run(JobRun *run)
 {
 	AddRun		a = {.fk = NULL};
+	ErrorData  *error;
 
 	run_or_error(run, resolve_body, &a);
 	if (a.same)
@@ -509,14 +546,15 @@ foreign_key_run(JobRun *run)
 			run_bookkeeping(run, keep_body, &a);
 		return;
 	}
-	run_set_phase(run, "looking for rows that would violate it");
-	run_or_error(run, look_body, &a);
-	fk_raise_violations(run, list_make1(a.violations),
-						"Give each row a row to point at, or remove it.");
+	raise_violations(run, &a);
 	run_set_phase(run, "adding foreign key");
 	fk_build(run, a.fk, a.name);
 	run_set_phase(run, "validating");
-	fk_validate(run, a.fk, a.name);
+	error = run_catch(run, validate_work, &a);
+	if (error && error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION)
+		raise_violations(run, &a);	/* they came after they were looked for */
+	if (error)
+		ReThrowError(error);
 	if (a.partitioned)
 		run_patiently(run, root_body, &a);
 	else
@@ -528,9 +566,7 @@ static bool
 foreign_key_holds(const Job *job, Oid relid)
 {
 	char	   *same;
-	Oid			referenced = job_find_relation(job, (Oid) json_int(job->arguments, "referenced", 0),
-											   json_text(job->arguments, "referenced_schema"),
-											   json_text(job->arguments, "referenced_name"));
+	Oid			referenced = find_referenced(job);
 
 	return OidIsValid(referenced) &&
 		OidIsValid(find_same(foreign_key_of(job, relid), json_text(job->arguments, "name"), &same));

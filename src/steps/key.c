@@ -28,6 +28,7 @@
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
+#include "engine/identity.h"
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
@@ -36,8 +37,8 @@
 
 /* --- reading ---------------------------------------------------------- */
 
-#define INDEX_COLUMNS(which) \
-	"(SELECT jsonb_agg(a.attname ORDER BY k.n) " \
+#define INDEX_COLUMNS(what, which) \
+	"(SELECT jsonb_agg(" what " ORDER BY k.n) " \
 	"FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n) " \
 	"JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.attnum " \
 	"WHERE k.n " which " i.indnkeyatts)"
@@ -49,26 +50,32 @@ key_read(Oid table)
 	OwnQuery	query;
 	Jsonb	   *key;
 
-	query_init(&query, "SELECT jsonb_build_object('table', r.oid::bigint, "
+	query_init(&query, "SELECT jsonb_build_object('home', $2, 'table', r.oid::bigint, "
 			   "'schema_name', n.nspname, 'relation_name', r.relname, "
 			   "'oid', c.oid::bigint, 'index', c.conindid::bigint, "
 			   "'parent', c.conparentid::bigint, 'name', c.conname, "
-			   "'columns', " INDEX_COLUMNS("<=") ", 'include', " INDEX_COLUMNS(">") ", "
+			   "'columns', " INDEX_COLUMNS("a.attname", "<=") ", "
+			   "'columns_numbers', " INDEX_COLUMNS("a.attnum::text", "<=") ", "
+			   "'include', " INDEX_COLUMNS("a.attname", ">") ", "
+			   "'include_numbers', " INDEX_COLUMNS("a.attnum::text", ">") ", "
 			   "'options', (SELECT string_agg(quote_ident(split_part(o, '=', 1)) || '=' || "
 			   " quote_literal(substr(o, strpos(o, '=') + 1)), ', ') FROM unnest(x.reloptions) o), "
 			   "'tablespace', (SELECT s.spcname FROM pg_tablespace s "
 			   " WHERE s.oid = CASE WHEN x.reltablespace <> 0 THEN x.reltablespace "
 			   "  WHEN current_setting('default_tablespace') <> '' "
 			   "  THEN (SELECT d.dattablespace FROM pg_database d WHERE d.datname = current_database()) END), "
+			   "'method', (SELECT m.amname FROM pg_am m WHERE m.oid = x.relam), "
 			   "'deferrable', c.condeferrable, 'deferred', c.condeferred, "
 			   "'comment', obj_description(c.oid, 'pg_constraint'), "
 			   "'index_comment', obj_description(c.conindid, 'pg_class'), "
-			   "'clustered', i.indisclustered, 'identity', i.indisreplident) "
+			   "'clustered', i.indisclustered, 'identity', i.indisreplident, "
+			   "'temporal', i.indisexclusion) "
 			   "FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
 			   "LEFT JOIN (pg_constraint c JOIN pg_index i ON i.indexrelid = c.conindid "
 			   " JOIN pg_class x ON x.oid = c.conindid) "
 			   "ON c.conrelid = r.oid AND c.contype = 'p' WHERE r.oid = $1");
 	query_oid(&query, table);
+	query_int8(&query, identity_home());
 	SPI_connect();
 	query_run(&query);
 	MemoryContextSwitchTo(context);
@@ -77,20 +84,54 @@ key_read(Oid table)
 	return key;
 }
 
+/* OIDs and numbers mean something in the database that they were read in */
+static bool
+is_of_here(Jsonb *object)
+{
+	return json_int(object, "home", 0) == identity_home();
+}
+
+Oid
+key_find_relation(Jsonb *object, const char *oid, const char *schema,
+				  const char *name)
+{
+	Job			job = {.at_home = is_of_here(object)};
+
+	return job_find_relation(&job, (Oid) json_int(object, oid, 0),
+							 json_text(object, schema), json_text(object, name));
+}
+
+List *
+key_follow_columns(Oid table, Jsonb *object, const char *names)
+{
+	List	   *numbers = json_list(object, psprintf("%s_numbers", names));
+	List	   *now = NIL;
+	ListCell   *lc;
+
+	foreach(lc, is_of_here(object) ? numbers : NIL)
+	{
+		char	   *name = get_attname(table, (AttrNumber) atoi(lfirst(lc)), true);
+
+		if (name)
+			now = lappend(now, name);
+	}
+	return now != NIL && list_length(now) == list_length(numbers) ? now
+		: json_list(object, names);
+}
+
 KeyDef *
-key_parse(const Job *job, Jsonb *object)
+key_parse(Jsonb *object)
 {
 	KeyDef	   *key = palloc0(sizeof(KeyDef));
 
-	key->table = job_find_relation(job, (Oid) json_int(object, "table", 0),
-								   json_text(object, "schema_name"),
-								   json_text(object, "relation_name"));
+	key->table = key_find_relation(object, "table", "schema_name", "relation_name");
 	key->constraint = (Oid) json_int(object, "oid", 0);
 	key->index = (Oid) json_int(object, "index", 0);
 	key->parent = (Oid) json_int(object, "parent", 0);
 	key->name = json_text(object, "name");
-	key->columns = json_list(object, "columns");
-	key->include = json_list(object, "include");
+	key->columns = key_follow_columns(key->table, object, "columns");
+	key->include = key_follow_columns(key->table, object, "include");
+	key->method = json_text(object, "method");
 	key->options = json_text(object, "options");
 	key->tablespace = json_text(object, "tablespace");
 	key->deferrable = json_bool(object, "deferrable", false);
@@ -99,6 +140,7 @@ key_parse(const Job *job, Jsonb *object)
 	key->index_comment = json_text(object, "index_comment");
 	key->clustered = json_bool(object, "clustered", false);
 	key->identity = json_bool(object, "identity", false);
+	key->temporal = json_bool(object, "temporal", false);
 	return OidIsValid(key->table) ? key : NULL;
 }
 
@@ -176,24 +218,24 @@ key_collation(Oid collation)
 	return name;
 }
 
-char *
-key_index_text(const KeyDef *key, const char *name)
+Jsonb *
+key_index_spec(const KeyDef *key, const char *name)
 {
-	return template_make("CREATE UNIQUE INDEX CONCURRENTLY %s ON %R USING btree (%s)%s%s%s",
-						 quote_identifier(name), sql_name_list(key->columns),
-						 key->include == NIL ? ""
-						 : psprintf(" INCLUDE (%s)", sql_name_list(key->include)),
-						 key->options == NULL ? ""
-						 : psprintf(" WITH (%s)", key->options),
-						 key->tablespace == NULL ? ""
-						 : psprintf(" TABLESPACE %s", quote_identifier(key->tablespace)));
-}
+	JsonObject *spec = json_begin();
+	List	   *elements = NIL;
+	ListCell   *lc;
 
-char *
-key_index_drop_text(const char *name)
-{
-	return template_make("DROP INDEX CONCURRENTLY IF EXISTS %S.%s",
-						 quote_identifier(name));
+	foreach(lc, key->columns)
+		elements = lappend(elements, pstrdup(quote_identifier(lfirst(lc))));
+	json_put_text(spec, "name", name);
+	json_put_bool(spec, "is_unique", true);
+	json_put_text(spec, "method", "btree");
+	json_put_list(spec, "elements", elements);
+	json_put_list(spec, "names", key->columns);
+	json_put_list(spec, "include", key->include);
+	json_put_text(spec, "storage", key->options);
+	json_put_text(spec, "tablespace", key->tablespace);
+	return json_end(spec);
 }
 
 /* kind: UNIQUE or PRIMARY KEY; index: an index that is there, or NULL */

@@ -17,6 +17,7 @@ typedef struct KeyDef
 	char	   *name;
 	List	   *columns;		/* char * */
 	List	   *include;
+	char	   *method;			/* of the index */
 	char	   *options;		/* of the index, as in WITH (...) */
 	char	   *tablespace;		/* NULL: that of the database */
 	bool		deferrable;
@@ -25,15 +26,25 @@ typedef struct KeyDef
 	char	   *index_comment;
 	bool		clustered;
 	bool		identity;		/* REPLICA IDENTITY USING INDEX */
+	bool		temporal;		/* WITHOUT OVERLAPS */
 } KeyDef;
 
 /* Read from the catalogs, as an object that can be journaled; as a struct, or
  * NULL when the table is gone */
 extern Jsonb *key_read(Oid table);
-extern KeyDef *key_parse(const Job *job, Jsonb *object);
+extern KeyDef *key_parse(Jsonb *object);
 
 /* The primary key's columns, NIL when there is none */
 extern List *key_columns(Oid table);
+
+/* Names of columns as they are called now, by the numbers that were recorded with
+ * them, where those mean anything */
+extern List *key_follow_columns(Oid table, Jsonb *object, const char *names);
+
+/* A relation of such an object: by its OID in the database that the object was
+ * read in ("home"), by its name elsewhere; InvalidOid when it is gone */
+extern Oid	key_find_relation(Jsonb *object, const char *oid, const char *schema,
+							  const char *name);
 
 extern bool key_has(List *columns, const char *column);
 extern bool key_same_columns(List *a, List *b);
@@ -43,9 +54,9 @@ extern bool key_same_columns(List *a, List *b);
 extern char *key_object(const char *alias, List *columns);
 extern char *key_collation(Oid collation);
 
-/* Templates for the table of the key */
-extern char *key_index_text(const KeyDef *key, const char *name);
-extern char *key_index_drop_text(const char *name);
+/* The index of a key as index_build_table() takes it; what adds a constraint, as
+ * a piece of a template */
+extern Jsonb *key_index_spec(const KeyDef *key, const char *name);
 extern char *key_constraint_text(const KeyDef *key, const char *name,
 								 const char *kind, const char *index);
 

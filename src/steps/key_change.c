@@ -33,24 +33,20 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "commands/defrem.h"
 #include "lib/stringinfo.h"
-#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
 #include "engine/json.h"
-#include "engine/locks.h"
-#include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
 #include "engine/template.h"
+#include "steps/index.h"
 #include "steps/key_change.h"
 #include "steps/target.h"
 
@@ -105,7 +101,7 @@ table_change(const Job *job, KeyDef *now, KeyDef *wanted)
 	t->now = now;
 	t->wanted = wanted;
 	t->temporary = fk_temporary_name(job->id, wanted->name ? wanted->name : "none",
-									 t->table);
+									 t->table, false);
 	return t;
 }
 
@@ -159,7 +155,8 @@ add_foreign_key_change(const Job *job, KeyChange *change, ForeignKey *now,
 
 	f->now = now;
 	f->wanted = wanted;
-	f->temporary = fk_temporary_name(job->id, wanted->name, now->constraint);
+	f->temporary = fk_temporary_name(job->id, wanted->name, now->constraint,
+									 get_rel_relkind(now->child) == RELKIND_PARTITIONED_TABLE);
 	change->foreign_keys = lappend(change->foreign_keys, f);
 }
 
@@ -179,7 +176,7 @@ key_change_forth(const Job *job, Oid relid)
 	foreach(lc, key_tables(relid))
 	{
 		Jsonb	   *object = key_read(lfirst_oid(lc));
-		KeyDef	   *now = key_parse(job, object);
+		KeyDef	   *now = key_parse(object);
 
 		change->tables = lappend(change->tables,
 								 table_change(job, now, wanted_key(now, columns)));
@@ -194,7 +191,7 @@ key_change_forth(const Job *job, Oid relid)
 			: fk_read_all(relid, root->index))
 	{
 		Jsonb	   *object = lfirst(lc);
-		ForeignKey *now = fk_parse(job, object);
+		ForeignKey *now = fk_parse(object);
 
 		add_foreign_key_change(job, change, now, wanted_foreign_key(now, columns));
 		json_put_nested(foreign_keys, psprintf("%05d", foreach_current_index(lc)), object);
@@ -250,19 +247,19 @@ find_kept(KeyChange *change, Jsonb *before)
 
 /* Of a partition that came later: like that of the others */
 static KeyDef *
-key_before(const Job *target, Jsonb *before, Oid table, List *columns)
+key_before(Jsonb *before, Oid table, List *columns)
 {
 	Jsonb	   *tables = json_nested(before, "tables");
 	ListCell   *lc;
 
 	foreach(lc, json_keys(tables))
 	{
-		KeyDef	   *key = key_parse(target, json_nested(tables, lfirst(lc)));
+		KeyDef	   *key = key_parse(json_nested(tables, lfirst(lc)));
 
 		if (key && key->table == table)
 			return key;
 	}
-	return wanted_key(key_parse(target, key_read(table)), columns);
+	return wanted_key(key_parse(key_read(table)), columns);
 }
 
 KeyChange *
@@ -280,14 +277,14 @@ key_change_back(const Job *job, const Job *target, Oid relid)
 	change->relid = relid;
 	change->back = true;
 	change->keep = json_bool(before, "keep", false);
-	columns = key_before(target, before, relid, NIL)->columns;
+	columns = key_before(before, relid, NIL)->columns;
 	foreach(lc, key_tables(relid))
 	{
-		KeyDef	   *now = key_parse(job, key_read(lfirst_oid(lc)));
+		KeyDef	   *now = key_parse(key_read(lfirst_oid(lc)));
 
 		change->tables = lappend(change->tables,
 								 table_change(job, now,
-											  key_before(target, before, now->table, columns)));
+											  key_before(before, now->table, columns)));
 	}
 	change->builds = columns != NIL && !change->keep;
 	if (key_same_columns(((TableChange *) linitial(change->tables))->now->columns, columns))
@@ -297,79 +294,14 @@ key_change_back(const Job *job, const Job *target, Oid relid)
 	change->keep = change->keep && !change->builds;
 	foreach(lc, json_keys(foreign_keys))
 	{
-		ForeignKey *wanted = fk_parse(target, json_nested(foreign_keys, lfirst(lc)));
+		ForeignKey *wanted = fk_parse(json_nested(foreign_keys, lfirst(lc)));
 		Jsonb	   *now = wanted ? fk_read(wanted->child, wanted->name) : NULL;
 
 		/* one that somebody has dropped since is none of ours */
 		if (now != NULL)
-			add_foreign_key_change(job, change, fk_parse(job, now), wanted);
+			add_foreign_key_change(job, change, fk_parse(now), wanted);
 	}
 	return change;
-}
-
-/* --- the index ---------------------------------------------------------- */
-
-typedef struct BuildArg
-{
-	TableChange *t;
-	bool		exists;
-	bool		valid;
-} BuildArg;
-
-static void
-look_body(JobRun *run, void *arg)
-{
-	BuildArg   *b = arg;
-
-	run_check_request(run);
-	b->exists = OidIsValid(key_find_index(b->t->table, b->t->temporary, &b->valid));
-}
-
-/* A concurrent build holds this lock, over all its transactions */
-static void
-nobody_builds_body(JobRun *run, void *arg)
-{
-	run_lock(((BuildArg *) arg)->t->table, ShareUpdateExclusiveLock);
-}
-
-static void
-build_index_once(JobRun *run, void *arg)
-{
-	BuildArg   *b = arg;
-	char	   *create = key_index_text(b->t->wanted, b->t->temporary);
-	char	   *drop = key_index_drop_text(b->t->temporary);
-
-	run_or_error(run, look_body, b);
-	if (b->exists && !b->valid)
-	{
-		run_set_phase(run, "dropping what an interrupted build left");
-		run_or_error(run, nobody_builds_body, b);
-		run_toplevel(run, b->t->table, drop, NULL);
-		b->exists = false;
-	}
-	run_set_phase(run, "building index");
-	if (!b->exists)
-		run_toplevel_temporary(run, b->t->table, create, drop);
-	else
-		run_toplevel_done(run, b->t->table, create);
-	STOP_POINT("key-index-built");
-}
-
-static void
-build_index(JobRun *run, TableChange *t)
-{
-	BuildArg	b = {.t = t};
-
-	for (int attempt = 0;; attempt++)
-	{
-		ErrorData  *error = run_catch(run, build_index_once, &b);
-
-		if (error == NULL)
-			return;
-		if (!run_is_transient(error) || attempt >= setting_lock_retries)
-			ReThrowError(error);
-		run_rest(run, lock_backoff(attempt), error->message);
-	}
 }
 
 /* --- the unique constraint of a partitioned table ------------------------ */
@@ -388,7 +320,10 @@ unique_body(JobRun *run, void *arg)
 
 	run_check_request(run);
 	if (OidIsValid(get_relation_constraint_oid(change->relid, root->temporary, true)))
+	{
+		key_check_unique(run, change);
 		return;
+	}
 	run_lock(change->relid, AccessExclusiveLock);
 	run_follow_name(run);
 	key_check_tables(run, change);
@@ -413,8 +348,15 @@ key_change_run(JobRun *run, KeyChange *change)
 	ListCell   *lc;
 
 	foreach(lc, change->builds ? change->tables : NIL)
-		if (!((TableChange *) lfirst(lc))->partitioned)
-			build_index(run, lfirst(lc));
+	{
+		TableChange *t = lfirst(lc);
+
+		if (t->partitioned)
+			continue;
+		(void) index_build_table(run, t->table, KEY_INDEX,
+								 key_index_spec(t->wanted, t->temporary));
+		STOP_POINT("key-index-built");
+	}
 	if (change->builds && root->partitioned)
 	{
 		run_set_phase(run, "attaching partitions");

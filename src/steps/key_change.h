@@ -54,12 +54,16 @@ extern void key_change_plan(const Job *job, const KeyChange *change,
 /* Do it, from wherever an earlier attempt was interrupted */
 extern void key_change_run(JobRun *run, KeyChange *change);
 
+/* The key, for index_build_table(), of the index on the new key */
+#define KEY_INDEX	"key"
+
 /* Between the two files: the tables of a tree; the unique constraint that the
  * index of a table is made, as a template; the check that keys and partitions
  * are those that the change was made out for; and the swap, as one transaction */
 extern List *key_tables(Oid relid);
 extern char *key_unique_text(const TableChange *t);
 extern void key_check_tables(JobRun *run, const KeyChange *change);
+extern void key_check_unique(JobRun *run, const KeyChange *change);
 extern void key_swap_body(JobRun *run, void *arg);
 
 #endif							/* TENANTMIG_KEY_CHANGE_H */

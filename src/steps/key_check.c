@@ -111,6 +111,40 @@ check_partition(const KeyChange *change)
 			 errhint("Call the function for %s.", sql_relation(root))));
 }
 
+/* A key WITHOUT OVERLAPS has another meaning, and another kind of index */
+static void
+check_method(const KeyChange *change)
+{
+	const KeyDef *now = root_of(change)->now;
+
+	if (OidIsValid(now->constraint) && strcmp(now->method, "btree") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the primary key of %s cannot be changed",
+						sql_relation(change->relid)),
+				 errdetail("Its index is of method %s.", quote_identifier(now->method)),
+				 errhint("Only keys with a btree index can be changed.")));
+}
+
+/* Its index is not a B-tree, and cannot be made beforehand */
+static void
+check_temporal(const KeyChange *change)
+{
+	const KeyDef *now = root_of(change)->now;
+
+	if (!now->temporal)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("primary key %s of %s is WITHOUT OVERLAPS and cannot be changed online",
+					quote_identifier(now->name), sql_relation(change->relid)),
+			 errdetail("The server builds it only under ACCESS EXCLUSIVE, for as long as it reads the table."),
+			 errhint("In a quiet hour, when no foreign key points at it: ALTER TABLE %s DROP CONSTRAINT %s, ADD CONSTRAINT %s PRIMARY KEY (%s WITHOUT OVERLAPS); (with the extension btree_gist).",
+					 sql_relation(change->relid), quote_identifier(now->name),
+					 quote_identifier(now->name),
+					 sql_name_list(root_of(change)->wanted->columns))));
+}
+
 /* A unique index of a partitioned table holds within each partition only */
 static void
 check_partition_key(const KeyChange *change)
@@ -318,13 +352,49 @@ check_columns(const KeyChange *change, const FkChange *f, bool calling)
 	}
 }
 
+/*
+ * A fill trigger finds the parent by the columns of the old foreign key.  Those
+ * will not tell one row of the parent from another, and the trigger would fail
+ * each INSERT of the application.
+ */
 static void
-check_foreign_key(const KeyChange *change, const FkChange *f, Oid user, bool calling)
+check_fill_triggers(const KeyChange *change, const ForeignKey *fk)
+{
+	OwnQuery	query;
+	JsonObject *names = json_begin();
+	List	   *triggers;
+
+	json_put_list(names, "via", lappend(list_copy(fk->columns), fk->name));
+	query_init(&query, "SELECT DISTINCT quote_ident(t.tgname) FROM pg_trigger t "
+			   "JOIN tenantmig.job j ON t.tgargs = j.id::text::bytea || decode('00', 'hex') "
+			   "WHERE t.tgfoid = 'tenantmig.fill_tenant'::regproc AND j.kind = 'backfill' "
+			   "AND (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_partition_tree($1))) "
+			   "AND $2 @> to_jsonb(j.arguments ->> 'via') "
+	/* one that goes with its job, which comes first */
+			   "AND (j.state NOT IN ('queued', 'running', 'paused') OR j.options @> '{\"keep_trigger\": true}') "
+			   "ORDER BY 1");
+	query_oid(&query, fk->child);
+	query_jsonb(&query, json_nested(json_end(names), "via"));
+	triggers = query_texts(&query);
+	if (triggers == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("new rows of %s take their tenant through foreign key %s",
+					sql_relation(fk->child), quote_identifier(fk->name)),
+			 errdetail("Trigger %s looks up the row of %s by columns that will not tell its rows apart any more, and would fail each INSERT.",
+					   join(triggers), sql_relation(change->relid)),
+			 errhint("Let the application give the tenant, or a default (set_default of tenantmig.enable_rls), then DROP TRIGGER %s ON %s; and call again. Or use foreign_keys => 'keep'.",
+					 (char *) linitial(triggers), sql_relation(fk->child))));
+}
+
+static void
+check_foreign_key(const KeyChange *change, const FkChange *f, bool calling)
 {
 	const ForeignKey *fk = f->now;
 
-	check_referencing_owner(fk, user);
 	check_columns(change, f, calling);
+	check_fill_triggers(change, fk);
 	if (fk->on_update == FKCONSTR_ACTION_SETNULL ||
 		fk->on_update == FKCONSTR_ACTION_SETDEFAULT)
 		refuse_foreign_key(fk, "Its action ON UPDATE would set the tenant too; the server knows a list of columns for ON DELETE only.",
@@ -332,6 +402,9 @@ check_foreign_key(const KeyChange *change, const FkChange *f, Oid user, bool cal
 	if (fk->match == FKCONSTR_MATCH_FULL && list_length(fk->columns) > 1 && !all_not_null(fk))
 		refuse_foreign_key(fk, "It is MATCH FULL over columns that can be NULL: with the tenant, which is not NULL, no row could do without a reference.",
 						   "Make its columns NOT NULL first, or use foreign_keys => 'keep'.");
+	if (!fk->enforced)
+		refuse_foreign_key(fk, "It is NOT ENFORCED, and would be after it.",
+						   "Drop it and add it again afterwards, or use foreign_keys => 'keep'.");
 	if (!fk->valid && get_rel_relkind(fk->child) == RELKIND_PARTITIONED_TABLE)
 		refuse_foreign_key(fk, "It is NOT VALID on a partitioned table.",
 						   "Validate it first.");
@@ -343,6 +416,8 @@ key_check(const KeyChange *change, Oid user, bool calling)
 	ListCell   *lc;
 
 	check_partition(change);
+	check_temporal(change);
+	check_method(change);
 	check_partition_key(change);
 	foreach(lc, change->back ? NIL : root_of(change)->wanted->columns)
 		check_not_null(change->relid, lfirst(lc), calling,
@@ -351,10 +426,13 @@ key_check(const KeyChange *change, Oid user, bool calling)
 	check_publications(change);
 	foreach(lc, change->foreign_keys)
 	{
-		if (change->back)
-			check_referencing_owner(((FkChange *) lfirst(lc))->now, user);
-		else
-			check_foreign_key(change, lfirst(lc), user, calling);
+		const FkChange *f = lfirst(lc);
+
+		/* who asks for it, and as whom it runs */
+		check_referencing_owner(f->now, user);
+		check_referencing_owner(f->now, target_owner(change->relid));
+		if (!change->back)
+			check_foreign_key(change, f, calling);
 	}
 }
 
@@ -366,14 +444,14 @@ key_check_back(const KeyChange *change, const Job *target)
 
 	foreach(lc, OidIsValid(index) ? fk_read_all(change->relid, index) : NIL)
 	{
-		ForeignKey *fk = fk_parse(target, lfirst(lc));
+		ForeignKey *fk = fk_parse(lfirst(lc));
 		bool		ours = false;
 		ListCell   *other;
 
 		foreach(other, change->foreign_keys)
 			if (fk && ((FkChange *) lfirst(other))->now->constraint == fk->constraint)
 				ours = true;
-		if (fk && !ours && strncmp(fk->name, "tenantmig_", 10) != 0)
+		if (fk && !ours && !fk_is_temporary(fk->name))
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot undo job " INT64_FORMAT ": foreign key %s of %s points at the new primary key",

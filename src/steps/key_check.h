@@ -9,7 +9,8 @@
 
 /*
  * Raise an error for what cannot be kept or done.  user has the owner's rights
- * on the table, and must have them on the referencing ones.  calling: columns
+ * on the table, and must have them on the referencing ones; so must the owner.
+ * calling: columns
  * that an open job is about to make NOT NULL are taken for such.
  */
 extern void key_check(const KeyChange *change, Oid user, bool calling);

@@ -6,24 +6,18 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
-#include "commands/defrem.h"
 #include "lib/stringinfo.h"
-#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
 #include "engine/json.h"
-#include "engine/locks.h"
-#include "engine/settings.h"
 #include "engine/sqltext.h"
-#include "engine/stop_point.h"
 #include "engine/template.h"
+#include "steps/index.h"
 #include "steps/key_change.h"
 #include "steps/target.h"
 
@@ -56,6 +50,23 @@ definition_changed(JobRun *run, const char *detail)
 					 run->job->id)));
 }
 
+/* The unique constraint was made by an earlier attempt; a partition that came
+ * since has one that the server made, under another name */
+void
+key_check_unique(JobRun *run, const KeyChange *change)
+{
+	ListCell   *lc;
+
+	foreach(lc, change->tables)
+	{
+		TableChange *t = lfirst(lc);
+
+		if (!t->partitioned &&
+			!OidIsValid(get_relation_constraint_oid(t->table, t->temporary, true)))
+			definition_changed(run, "A partition was added.");
+	}
+}
+
 /* Each partition has its index, and none has come since */
 void
 key_check_tables(JobRun *run, const KeyChange *change)
@@ -63,6 +74,11 @@ key_check_tables(JobRun *run, const KeyChange *change)
 	List	   *tables = key_tables(change->relid);
 	ListCell   *lc;
 
+	if (sql_relation(change->relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s was dropped while job " INT64_FORMAT " worked on it",
+						job_relation_text(run->job), run->job->id)));
 	if (list_length(tables) != list_length(change->tables))
 		definition_changed(run, "A partition was added or has gone.");
 	foreach(lc, change->tables)
@@ -73,8 +89,9 @@ key_check_tables(JobRun *run, const KeyChange *change)
 
 		if (!list_member_oid(tables, t->table))
 			definition_changed(run, "A partition was added or has gone.");
-		now = key_parse(run->job, key_read(t->table));
-		if (now->constraint != t->now->constraint)
+		now = key_parse(key_read(t->table));
+		if (now->constraint != t->now->constraint ||
+			(now->name && strcmp(now->name, t->now->name) != 0))
 			definition_changed(run, psprintf("The primary key of %s is another one.",
 											 sql_relation(t->table)));
 		if (change->builds && !t->partitioned &&
@@ -330,7 +347,7 @@ keep_index_steps(JobRun *run, const KeyChange *change)
 
 		keep_step(run, t->table, key_unique_text(t));
 		if (!t->partitioned)
-			keep_step(run, t->table, key_index_text(t->wanted, t->temporary));
+			index_hand_over(run->job, t->table, KEY_INDEX);
 	}
 }
 
@@ -493,25 +510,16 @@ void
 key_change_plan(const Job *job, const KeyChange *change, JsonObject *plan)
 {
 	const TableChange *root = linitial(change->tables);
-	double		rows = 0;
-	int64		blocks = 0;
+	IndexEstimate estimate = {.rows = 0};
 	ListCell   *lc;
 
 	foreach(lc, change->builds ? change->tables : NIL)
 	{
 		const TableChange *t = lfirst(lc);
-		Relation	relation;
 
-		if (t->partitioned)
-			continue;
-		(void) step_write(job->id, STEP_TOPLEVEL, t->table, "planned",
-						  key_index_text(t->wanted, t->temporary),
-						  key_index_drop_text(t->temporary), true,
-						  ShareUpdateExclusiveLock);
-		relation = table_open(t->table, AccessShareLock);
-		rows += Max(RelationGetForm(relation)->reltuples, 0);
-		blocks += RelationGetNumberOfBlocks(relation);
-		table_close(relation, AccessShareLock);
+		if (!t->partitioned)
+			index_plan_table(job, t->table, t->table,
+							 key_index_spec(t->wanted, t->temporary), &estimate);
 	}
 	foreach(lc, change->builds && root->partitioned ? change->tables : NIL)
 	{
@@ -531,10 +539,5 @@ key_change_plan(const Job *job, const KeyChange *change, JsonObject *plan)
 	}
 	plan_swap(job, change);
 	json_put_list(plan, "locks", plan_locks(change));
-	json_put_int(plan, "rows_total", (int64) rows);
-	json_put_int(plan, "estimated_ms", (int64) (rows * 0.001 + blocks * 0.02));
-	json_put_int(plan, "estimated_wal_bytes",
-				 (int64) (rows * (12 + 12.0 * list_length(root->wanted->columns))));
-	json_put_int(plan, "estimated_disk_bytes",
-				 (int64) (rows * (12 + 12.0 * list_length(root->wanted->columns))));
+	index_put_estimate(plan, &estimate);
 }

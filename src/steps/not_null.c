@@ -11,6 +11,10 @@
  *		EXCLUSIVE lock
  *	4	DROP CONSTRAINT: the same.  The constraint is a temporary step, so it is
  *		gone afterwards whatever becomes of the job.
+ *
+ * A NOT NULL that is there and is not valid, as PostgreSQL 18 has them, is a
+ * constraint already: VALIDATE CONSTRAINT of it, on each table, is what is left
+ * to do.  That is not undone, since it changes nothing but what is known.
  */
 #include "postgres.h"
 
@@ -29,6 +33,8 @@
 #include "engine/stop_point.h"
 #include "engine/template.h"
 #include "steps/kinds.h"
+#include "steps/not_null.h"
+#include "steps/plan_lock.h"
 #include "steps/source.h"
 #include "steps/target.h"
 
@@ -60,25 +66,13 @@ tenantmig_set_not_null(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(job_submit(&request));
 }
 
-/* The statements, as templates; the names are the job's own */
-typedef struct NotNullTexts
+void
+not_null_texts(int64 job, const char *name, NotNullTexts *t)
 {
-	char	   *constraint;
-	char	   *add;
-	char	   *drop;
-	char	   *validate;
-	char	   *set;
-	char	   *unset;
-} NotNullTexts;
-
-static void
-write_texts(const Job *job, NotNullTexts *t)
-{
-	const char *name = json_text(job->arguments, "column");
 	const char *column = quote_identifier(name);
 	const char *constraint;
 
-	t->constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job->id),
+	t->constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job),
 									 name, "");
 	constraint = quote_identifier(t->constraint);
 	t->add = template_make("ALTER TABLE %R ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
@@ -89,11 +83,17 @@ write_texts(const Job *job, NotNullTexts *t)
 	t->unset = template_make("ALTER TABLE %R ALTER COLUMN %s DROP NOT NULL", column);
 }
 
+static void
+write_texts(const Job *job, NotNullTexts *t)
+{
+	not_null_texts(job->id, json_text(job->arguments, "column"), t);
+}
+
 /*
  * DROP NOT NULL goes down to the partitions and children; those that were NOT
  * NULL before must get it back.  So each of them has a step of its own, before
- * that of the table, to which undo comes afterwards; the step itself finds
- * that there is nothing to do.
+ * that of the table, which tells undo of it (not_null_undo.c); the step itself
+ * finds that there is nothing to do.
  */
 static List *
 not_null_before(const Job *job, Oid relid)
@@ -111,6 +111,48 @@ not_null_before(const Job *job, Oid relid)
 			below = lappend_oid(below, lfirst_oid(lc));
 	}
 	return below;
+}
+
+/* A NOT NULL that is not valid */
+typedef struct UnprovenNotNull
+{
+	Oid			relid;
+	char	   *validate;
+} UnprovenNotNull;
+
+/* Of the column, on the table and those below it, which come after it */
+static List *
+find_unproven(const Job *job, Oid relid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *unproven = NIL;
+	ListCell   *lc;
+
+	foreach(lc, target_tree(relid))
+	{
+		OwnQuery	query;
+
+		query_init(&query, "SELECT k.conname::text FROM pg_constraint k "
+				   "JOIN pg_attribute a ON a.attrelid = k.conrelid AND k.conkey = ARRAY[a.attnum] "
+				   "WHERE k.conrelid = $1 AND k.contype = 'n' AND NOT k.convalidated "
+				   "AND a.attname = $2");
+		query_oid(&query, lfirst_oid(lc));
+		query_name(&query, json_text(job->arguments, "column"));
+		SPI_connect();
+		if (query_run(&query) > 0)
+		{
+			UnprovenNotNull *u;
+
+			MemoryContextSwitchTo(context);
+			u = palloc(sizeof(UnprovenNotNull));
+			u->relid = lfirst_oid(lc);
+			u->validate = template_make("ALTER TABLE %R VALIDATE CONSTRAINT %s",
+										quote_identifier(query_get_text(0, 1)));
+			unproven = lappend(unproven, u);
+		}
+		SPI_finish();
+	}
+	return unproven;
 }
 
 /* How many rows are NULL, and the keys of some: read as the current user */
@@ -139,6 +181,24 @@ count_nulls(const Job *job, Oid relid, List **examples)
 	return count;
 }
 
+static void
+plan_steps(const Job *job, Oid relid, const NotNullTexts *t)
+{
+	ListCell   *lc;
+
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t->add, t->drop,
+					  true, AccessExclusiveLock);
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t->validate, NULL,
+					  false, ShareUpdateExclusiveLock);
+	foreach(lc, not_null_before(job, relid))
+		(void) step_write(job->id, STEP_STATEMENT, lfirst_oid(lc), "planned", t->set,
+						  t->set, false, AccessExclusiveLock);
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t->set, t->unset,
+					  false, AccessExclusiveLock);
+	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t->drop, NULL,
+					  false, AccessExclusiveLock);
+}
+
 static Jsonb *
 not_null_plan(const Job *job, Oid relid)
 {
@@ -146,20 +206,27 @@ not_null_plan(const Job *job, Oid relid)
 	JsonObject *plan = json_begin();
 	List	   *examples;
 	int64		nulls = count_nulls(job, relid, &examples);
+	bool		proven = false;
 	ListCell   *lc;
 
 	write_texts(job, &t);
-	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.add, t.drop,
-					  true, AccessExclusiveLock);
-	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.validate, NULL,
-					  false, ShareUpdateExclusiveLock);
-	foreach(lc, not_null_before(job, relid))
-		(void) step_write(job->id, STEP_STATEMENT, lfirst_oid(lc), "planned", t.set,
-						  t.set, false, AccessExclusiveLock);
-	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.set, t.unset,
-					  false, AccessExclusiveLock);
-	(void) step_write(job->id, STEP_STATEMENT, relid, "planned", t.drop, NULL,
-					  false, AccessExclusiveLock);
+	foreach(lc, find_unproven(job, relid))
+	{
+		UnprovenNotNull *u = lfirst(lc);
+
+		(void) step_write(job->id, STEP_STATEMENT, u->relid, "planned", u->validate,
+						  NULL, false, ShareUpdateExclusiveLock);
+		proven |= u->relid == relid;
+	}
+	if (!proven)
+		plan_steps(job, relid, &t);
+	json_put_list(plan, "locks", proven
+				  ? list_make1(plan_lock(relid, ShareUpdateExclusiveLock, "while the rows are read"))
+				  : list_make4(
+		plan_lock(relid, AccessExclusiveLock, "for the check constraint, some milliseconds"),
+		plan_lock(relid, ShareUpdateExclusiveLock, "while the rows are read"),
+		plan_lock(relid, AccessExclusiveLock, "for SET NOT NULL, some milliseconds"),
+		plan_lock(relid, AccessExclusiveLock, "to drop the check constraint, some milliseconds")));
 	json_put_int(plan, "rows_total", 0);
 	json_put_int(plan, "rows_unresolved", nulls);
 	json_put_list(plan, "unresolved_examples", examples);
@@ -186,6 +253,7 @@ typedef struct NotNullRun
 {
 	NotNullTexts texts;
 	bool		already;
+	List	   *unproven;		/* what is left of it */
 	bool		added;			/* the constraint, by an earlier attempt */
 	int64		nulls;
 	List	   *examples;
@@ -201,6 +269,7 @@ resolve_body(JobRun *run, void *arg)
 	MemoryContextSwitchTo(run->context);
 	target_check_column(run->relid, json_text(run->job->arguments, "column"), &column);
 	n->already = column.not_null;
+	n->unproven = find_unproven(run->job, run->relid);
 	write_texts(run->job, &n->texts);
 	n->added = OidIsValid(get_relation_constraint_oid(run->relid,
 													  n->texts.constraint, true));
@@ -240,6 +309,26 @@ validate_body(JobRun *run, void *arg)
 	follow_name(run);
 	run_statement_within(run, run->relid, ShareUpdateExclusiveLock,
 						 n->texts.validate, NULL, false);
+}
+
+/* The table first, whose validation goes down to those that inherit it */
+static void
+prove_body(JobRun *run, void *arg)
+{
+	NotNullRun *n = arg;
+	ListCell   *lc;
+
+	run_check_request(run);
+	run_lock(run->relid, ShareUpdateExclusiveLock);
+	follow_name(run);
+	foreach(lc, find_unproven(run->job, run->relid))
+	{
+		UnprovenNotNull *u = lfirst(lc);
+
+		run_statement_within(run, u->relid, ShareUpdateExclusiveLock, u->validate,
+							 NULL, false);
+	}
+	n->already = column_is_not_null(run->job, run->relid);
 }
 
 static void
@@ -285,13 +374,29 @@ raise_nulls(JobRun *run, NotNullRun *n)
 					 run->job->id)));
 }
 
+/* Reads the tables; rows that are NULL are listed */
+static void
+validate(JobRun *run, RunBody body, NotNullRun *n)
+{
+	ErrorData  *error;
+
+	run_set_phase(run, "validating");
+	error = run_try_patiently(run, body, n);
+	if (error && (error->sqlerrcode == ERRCODE_CHECK_VIOLATION ||
+				  error->sqlerrcode == ERRCODE_NOT_NULL_VIOLATION))
+		raise_nulls(run, n);
+	if (error)
+		ReThrowError(error);
+}
+
 static void
 not_null_run(JobRun *run)
 {
 	NotNullRun	n = {.already = false};
-	ErrorData  *error;
 
 	run_or_error(run, resolve_body, &n);
+	if (n.unproven != NIL)
+		validate(run, prove_body, &n);
 	if (n.already)
 		return;
 	run_set_phase(run, "adding check constraint");
@@ -300,12 +405,7 @@ not_null_run(JobRun *run)
 					  n.texts.drop, true);
 	STOP_POINT("not-null-added");
 
-	run_set_phase(run, "validating");
-	error = run_try_patiently(run, validate_body, &n);
-	if (error && error->sqlerrcode == ERRCODE_CHECK_VIOLATION)
-		raise_nulls(run, &n);
-	if (error)
-		ReThrowError(error);
+	validate(run, validate_body, &n);
 	STOP_POINT("not-null-validated");
 
 	run_set_phase(run, "setting not null");
@@ -318,4 +418,5 @@ const StepOps not_null_ops = {
 	.plan = not_null_plan,
 	.run = not_null_run,
 	.holds = column_is_not_null,
+	.take_back = not_null_take_back,
 };

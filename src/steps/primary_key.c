@@ -21,6 +21,7 @@
 #include "engine/json.h"
 #include "engine/query.h"
 #include "engine/sqltext.h"
+#include "steps/index.h"
 #include "steps/key_change.h"
 #include "steps/key_check.h"
 #include "steps/kinds.h"
@@ -95,9 +96,6 @@ job_of_request(const JobRequest *request)
 	Job		   *job = palloc0(sizeof(Job));
 
 	job->arguments = request->arguments;
-	job->at_home = true;
-	job->relid = request->relid;
-	job->owner = target_owner(request->relid);
 	return job;
 }
 
@@ -220,7 +218,7 @@ resolve_body(JobRun *run, void *arg)
 	k->change = k->target ? key_change_back(run->job, k->target, run->relid)
 		: key_change_forth(run->job, run->relid);
 	if (k->change)
-		key_check(k->change, run->owner, false);
+		key_check(k->change, run->job->caller, false);
 }
 
 /* Reads the tables, in one transaction; nothing has been changed yet */
@@ -241,8 +239,17 @@ look_body(JobRun *run, void *arg)
 }
 
 static void
+change_work(JobRun *run, void *arg)
+{
+	key_change_run(run, arg);
+}
+
+static void
 key_run(JobRun *run, KeyRun *k)
 {
+	const char *advice = "Give the rows the tenant of the row that they point at.";
+	ErrorData  *error;
+
 	run_or_error(run, resolve_body, k);
 	if (k->change == NULL)
 		return;
@@ -258,9 +265,16 @@ key_run(JobRun *run, KeyRun *k)
 				 errdetail("One is %s.", k->example),
 				 errhint("Make the rows differ, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
 						 run->job->id)));
-	fk_raise_violations(run, k->violations,
-						"Give the rows the tenant of the row that they point at.");
-	key_change_run(run, k->change);
+	fk_raise_violations(run, k->violations, advice);
+	error = run_catch(run, change_work, k->change);
+	if (error && error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION)
+	{
+		/* some came after they were looked for: list them */
+		run_or_error(run, look_body, k);
+		fk_raise_violations(run, k->violations, advice);
+	}
+	if (error)
+		ReThrowError(error);
 }
 
 static void
@@ -284,8 +298,9 @@ primary_key_take_back(JobRun *run, const Job *target, const JobStep *step)
 {
 	KeyRun		k = {.target = target};
 
-	/* helpers, at the end of the job itself */
-	if (run->job->id == target->id || step->temporary)
+	/* the swap; not what was made before it */
+	if (run->job->id == target->id || step->temporary ||
+		step->kind != STEP_STATEMENT)
 		return false;
 	key_run(run, &k);
 	return true;
@@ -318,6 +333,7 @@ const StepOps primary_key_ops = {
 	.run = primary_key_run,
 	.holds = primary_key_holds,
 	.check_undo = primary_key_check_undo,
+	.find_inverse = index_find_inverse,
 	.take_back = primary_key_take_back,
 	.plan_undo = primary_key_plan_undo,
 };

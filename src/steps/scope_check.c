@@ -74,22 +74,26 @@ refuse_primary(Oid relid, const char *name)
 			 errhint("Change it, and the foreign keys that point at it, with tenantmig.set_primary_key.")));
 }
 
-/* The statement for a quiet hour */
+/* The statement for a quiet hour.  A unique constraint WITHOUT OVERLAPS is an
+ * exclusion constraint in another notation. */
 static void
-refuse_exclusion(Oid relid, Oid constraint, const char *name, const char *column)
+refuse_exclusion(Oid relid, Oid constraint, bool temporal, const char *name,
+				 const char *column)
 {
 	char	   *definition = pg_get_constraintdef_command(constraint);
-	const char *open = strchr(strstr(definition, " EXCLUDE "), '(');
+	const char *open = strchr(strstr(definition, temporal ? " UNIQUE " : " EXCLUDE "), '(');
 
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("exclusion constraint %s of %s cannot be scoped online",
+			 errmsg("%s constraint %s of %s cannot be scoped online",
+					temporal ? "unique" : "exclusion",
 					quote_identifier(name), sql_relation(relid)),
-			 errdetail("The server builds an exclusion constraint only under ACCESS EXCLUSIVE, for as long as it reads the table."),
-			 errhint("In a quiet hour, in one transaction: ALTER TABLE %s DROP CONSTRAINT %s; %.*s%s WITH =, %s; (with the extension btree_gist for GiST).",
+			 errdetail("The server builds %s constraint only under ACCESS EXCLUSIVE, for as long as it reads the table.",
+					   temporal ? "a WITHOUT OVERLAPS" : "an exclusion"),
+			 errhint("In a quiet hour, in one transaction: ALTER TABLE %s DROP CONSTRAINT %s; %.*s%s%s, %s; (with the extension btree_gist for GiST).",
 					 sql_relation(relid), quote_identifier(name),
 					 (int) (open + 1 - definition), definition,
-					 quote_identifier(column), open + 1)));
+					 quote_identifier(column), temporal ? "" : " WITH =", open + 1)));
 }
 
 static void
@@ -182,7 +186,7 @@ scope_check(Oid relid, const char *name, const char *column)
 	if (form->indisprimary)
 		refuse_primary(relid, name);
 	if (form->indisexclusion)
-		refuse_exclusion(relid, get_index_constraint(index), name, column);
+		refuse_exclusion(relid, get_index_constraint(index), form->indisunique, name, column);
 	if (!form->indisunique)
 		refuse_not_unique(relid, name);
 	if (get_rel_relispartition(index))

@@ -208,7 +208,7 @@ target_find_column(Oid relid, const char *column, TargetColumn *result)
 	result->type = att->atttypid;
 	result->typmod = att->atttypmod;
 	result->collation = att->attcollation;
-	result->not_null = att->attnotnull;
+	result->not_null = attribute_is_not_null(att);
 	result->type_name = format_type_extended(att->atttypid, att->atttypmod,
 											 FORMAT_TYPE_TYPEMOD_GIVEN |
 											 FORMAT_TYPE_FORCE_QUALIFY);

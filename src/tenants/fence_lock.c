@@ -24,7 +24,6 @@
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
@@ -188,7 +187,7 @@ not_closed(const char *tenant, uint64 key)
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("could not close tenant \"%s\" in time", sql_printable(tenant)),
 			 pid != 0
-			 ? errdetail("Process %d has written for it and has not ended its transaction; its last query: %s",
+			 ? errdetail("Process %d has written for it, or has suspended it, and has not ended its transaction; its last query: %s",
 						 pid, sql_printable(pgstat_get_backend_current_activity(pid, true)))
 			 : count > 0
 			 ? errdetail("A prepared transaction has written for it.")

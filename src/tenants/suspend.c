@@ -9,14 +9,16 @@
  */
 #include "postgres.h"
 
-#include "catalog/namespace.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 #include "engine/compat.h"
 #include "engine/identity.h"
+#include "engine/locks.h"
 #include "engine/query.h"
+#include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "tenants/fence.h"
 #include "tenants/registry.h"
@@ -24,39 +26,67 @@
 PG_FUNCTION_INFO_V1(tenantmig_suspend_tenant);
 PG_FUNCTION_INFO_V1(tenantmig_reactivate_tenant);
 
-/* The row of a tenant in the registry, locked; raises 42704 and 42501 */
+/* The row of a tenant in the registry */
 typedef struct Registered
 {
+	char	   *creator;
 	char	   *status;
 	char	   *since;
 	char	   *by;				/* or NULL */
 } Registered;
 
+/* Raises 42704; after a statement that has read a row */
 static void
-lock_row(const char *tenant, Registered *row)
+take_row(const char *tenant, bool found, MemoryContext context, Registered *row)
 {
-	MemoryContext context = CurrentMemoryContext;
-	OwnQuery	query;
-	char	   *creator;
-
-	query_init(&query, "SELECT created_by::text, status, status_since::text, status_by::text "
-			   "FROM tenantmig.tenant WHERE tenant = $1 FOR NO KEY UPDATE");
-	query_text(&query, tenant);
-	SPI_connect();
-	if (query_run(&query) == 0)
+	if (!found)
 		registry_no_tenant(tenant);
 	MemoryContextSwitchTo(context);
-	creator = query_get_text(0, 1);
+	row->creator = query_get_text(0, 1);
 	row->status = query_get_text(0, 2);
 	row->since = query_get_text(0, 3);
 	row->by = query_get_text(0, 4);
+}
+
+/* Raises 42704 and 42501.  Before anything is locked, so that nobody makes the
+ * writers of others wait. */
+static void
+check_rights(const char *tenant)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OwnQuery	query;
+	Registered	row;
+
+	query_init(&query, "SELECT created_by::text, status, status_since::text, status_by::text "
+			   "FROM tenantmig.tenant WHERE tenant = $1");
+	query_text(&query, tenant);
+	SPI_connect();
+	take_row(tenant, query_run(&query) > 0, context, &row);
 	SPI_finish();
-	if (!registry_may_manage(creator))
+	if (!registry_may_manage(row.creator))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for tenant \"%s\"", sql_printable(tenant)),
 				 errdetail("Another role created it."),
 				 errhint("Call the function as that role, as a member of it, or as a superuser.")));
+}
+
+/* The row, locked; waits no longer than tenantmig.lock_timeout */
+static void
+lock_row(const char *tenant, Registered *row)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int			level = NewGUCNestLevel();
+	OwnQuery	query;
+
+	lock_set_timeout(setting_lock_timeout);
+	query_init(&query, "SELECT created_by::text, status, status_since::text, status_by::text "
+			   "FROM tenantmig.tenant WHERE tenant = $1 FOR NO KEY UPDATE");
+	query_text(&query, tenant);
+	SPI_connect();
+	take_row(tenant, query_run(&query) > 0, context, row);
+	SPI_finish();
+	AtEOXact_GUC(false, level);
 }
 
 static void
@@ -169,12 +199,13 @@ tenantmig_suspend_tenant(PG_FUNCTION_ARGS)
 	char	   *caller = GetUserNameFromId(GetUserId(), false);
 	Registered	row;
 
+	check_rights(tenant);
+	fence_close(tenant);
 	lock_row(tenant, &row);
 	if (strcmp(row.status, "suspended") == 0)
 	{
 		if (may_take_over(row.by))
 		{
-			fence_close(tenant);
 			set_status(tenant, "suspended", reason, caller);
 			tell_tables(tenant);
 		}
@@ -190,7 +221,6 @@ tenantmig_suspend_tenant(PG_FUNCTION_ARGS)
 				 errmsg("tenant \"%s\" cannot be suspended while it is %s",
 						sql_printable(tenant), row.status),
 				 errhint("Wait until that is done; see: SELECT * FROM tenantmig.jobs WHERE state = 'running';")));
-	fence_close(tenant);
 	set_status(tenant, "suspended", reason, caller);
 	tell_tables(tenant);
 	PG_RETURN_BOOL(true);
@@ -202,6 +232,7 @@ tenantmig_reactivate_tenant(PG_FUNCTION_ARGS)
 	char	   *tenant = registry_tenant_argument(fcinfo);
 	Registered	row;
 
+	check_rights(tenant);
 	lock_row(tenant, &row);
 	if (strcmp(row.status, "suspended") != 0)
 	{

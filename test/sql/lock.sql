@@ -194,6 +194,42 @@ SELECT tm_test.try('CREATE INDEX ON indexed (locks(i))');
 SELECT tenantmig.locked_tenant() IS NULL AS not_locked;
 SELECT name, setting FROM pg_settings WHERE name LIKE 'tenantmig.session%';
 
+
+--
+-- The ways of the manual: for locked sessions only, and one role for each tenant
+--
+CREATE POLICY locked_only ON orders AS RESTRICTIVE USING (tenant_id = (SELECT tenantmig.locked_tenant()));
+SET ROLE regress_tm_app;
+SET app.current_tenant_id = 'lb';
+SELECT count(*) FROM orders;
+SELECT tenantmig.lock_tenant('lb') AS token \gset
+SELECT count(*), min(tenant_id), max(tenant_id) FROM orders;
+SELECT tenantmig.unlock_tenant(:'token');
+SELECT count(*) FROM orders;
+RESET ROLE;
+DROP POLICY locked_only ON orders;
+
+CREATE ROLE regress_tm_tenants;
+CREATE ROLE regress_tm_la LOGIN IN ROLE regress_tm_tenants;
+CREATE ROLE regress_tm_stranger LOGIN IN ROLE regress_tm_tenants;
+GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO regress_tm_tenants;
+CREATE TABLE login_tenants (login name PRIMARY KEY, tenant text NOT NULL);
+GRANT SELECT ON login_tenants TO regress_tm_tenants;
+INSERT INTO login_tenants VALUES ('regress_tm_la', 'la');
+SELECT tenantmig.enable_rls('orders', roles => '{regress_tm_tenants}') > 0 AS enabled;
+CREATE POLICY own_login ON orders AS RESTRICTIVE TO regress_tm_tenants
+  USING (tenant_id = (SELECT tenant FROM login_tenants WHERE login = session_user));
+SET SESSION AUTHORIZATION regress_tm_la;
+SELECT count(*) FROM orders;
+SET app.current_tenant_id = 'la';
+SELECT count(*), min(tenant_id), max(tenant_id) FROM orders;
+SET app.current_tenant_id = 'lb';
+SELECT count(*) FROM orders;
+SELECT tm_test.sqlstate('INSERT INTO orders VALUES (1, ''lb'')');
+SET SESSION AUTHORIZATION regress_tm_stranger;
+SELECT count(*) FROM orders;
+RESET SESSION AUTHORIZATION;
+
 DROP SCHEMA regress_tm_lock CASCADE;
 DELETE FROM tenantmig.tenant WHERE tenant IN ('la', 'lb');
-DROP ROLE regress_tm_app;
+DROP ROLE regress_tm_app, regress_tm_la, regress_tm_stranger, regress_tm_tenants;

@@ -78,6 +78,7 @@ foreach my $method ('pages', 'ranges')
 	release($node);
 	assert_filled($table, $before);
 	is(job_field($node, $job, 'rows_done, rows_total'), '60000|60000', 'each row was counted once');
+	like($node->safe_psql('postgres', "SELECT tenantmig.report($job)"), qr/^Workers: +2$/m, 'the report says how many there were');
 	assert_clean($node);
 }
 
@@ -363,6 +364,26 @@ wait_job_state($node, $job, 'succeeded');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM ((TABLE shadow EXCEPT ALL SELECT id, customer, body, touched, NULL FROM shot) UNION ALL (SELECT id, customer, body, touched, NULL FROM shot EXCEPT ALL TABLE shadow)) d}),
 	'0', 'the rows are those of the shadow');
 is(wrong_tenants($node, 'shot', q('t' || customer % 7)), 0, 'and all have their tenant');
+assert_clean($node);
+
+#
+# No slot of the server for a helper
+#
+$node->stop;
+$node = new_node('few', stop_points => 1, conf => "max_worker_processes = 1\nmax_logical_replication_workers = 0\n");
+make_table($node, 'orders', rows => 30000);
+$job = submit_crew('orders', '{"max_rows_per_second": 10000}');
+wait_until($node, "SELECT workers = 1 AND workers_reason = 'no free worker slot (max_worker_processes)' AND rows_done > 0
+	FROM tenantmig.stat_progress WHERE job = $job", 'it works alone, and says why');
+assert_filled('orders', digest($node, 'orders'));
+assert_clean($node);
+# nor for the job itself
+$node->safe_psql('postgres', 'UPDATE orders SET tenant_id = NULL');
+$node->safe_psql('postgres', 'ALTER SYSTEM SET max_worker_processes = 0');
+$node->restart;
+$job = submit($node, q(tenantmig.backfill('orders', expression => $$'t' || customer % 7$$, options => '{"workers": 2}', unset => 'none')));
+sql_ok($node, "CALL tenantmig.run($job)", 'run() does it alone');
+assert_filled('orders', digest($node, 'orders'));
 assert_clean($node);
 
 done_testing();
