@@ -57,10 +57,10 @@
 	" format('%s without %I: an insert that fails tells that another tenant has the value%s', " \
 	"  CASE WHEN k.indisprimary THEN 'A primary key' WHEN k.indisexclusion THEN 'An exclusion constraint' ELSE 'A unique key' END, " \
 	"  k.attname, CASE WHEN k.given_out THEN ', which is little as long as the server gives out the values.' ELSE '.' END) " \
-	" || CASE WHEN k.indisprimary AND NOT k.attnotnull THEN ' To lock nobody out, make the column NOT NULL by set_not_null first.' ELSE '' END, " \
+	" || CASE WHEN k.indisprimary AND NOT k.not_null THEN ' To lock nobody out, make the column NOT NULL by set_not_null first.' ELSE '' END, " \
 	" CASE " \
 	"  WHEN k.indisprimary AND NOT k.indisexclusion THEN " \
-	"   CASE WHEN k.attnotnull THEN '' ELSE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL; ', k.name, k.attname) END " \
+	"   CASE WHEN k.not_null THEN '' ELSE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL; ', k.name, k.attname) END " \
 	"   || format('SELECT tenantmig.set_primary_key(%L, %s, ''composite'')', k.name, " KEY_ARRAY("k.oid", "k.columns", "k.attnum") ") " \
 	"  WHEN NOT k.indisexclusion THEN format('SELECT tenantmig.scope_unique(%L, %L, %L)', k.name, k.index, k.attname) " \
 	"  ELSE " \
