@@ -74,7 +74,8 @@ condition_strip_casts(Node *node, bool *cast)
 		else if (IsA(node, CoerceToDomain))
 			node = (Node *) ((CoerceToDomain *) node)->arg;
 		else if (IsA(node, FuncExpr) && ((FuncExpr *) node)->args != NIL &&
-				 ((FuncExpr *) node)->funcformat != COERCE_EXPLICIT_CALL)
+				 (((FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CAST ||
+				  ((FuncExpr *) node)->funcformat == COERCE_IMPLICIT_CAST))
 			node = linitial(((FuncExpr *) node)->args);
 		else
 			return node;
@@ -291,7 +292,8 @@ fills_gaps(Node *node, const AuditTable *table)
 
 	node = condition_strip_casts(node, &cast);
 	return IsA(node, CoalesceExpr) && !table->not_null &&
-		condition_is_tenant(linitial(((CoalesceExpr *) node)->args), table, &cast);
+		condition_is_tenant(linitial(((CoalesceExpr *) node)->args), table,
+							&cast);
 }
 
 static bool
@@ -506,7 +508,8 @@ isolates(Node *node, Reading *reading)
 				isolates((Node *) ((BooleanTest *) node)->arg, reading);
 		case T_NullTest:
 			if (((NullTest *) node)->nulltesttype == IS_NULL &&
-				condition_is_tenant((Node *) ((NullTest *) node)->arg, reading->table, &cast))
+				condition_is_tenant((Node *) ((NullTest *) node)->arg,
+									reading->table, &cast))
 			{
 				if (reading->table->not_null)
 					return true;

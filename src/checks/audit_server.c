@@ -7,6 +7,8 @@
 
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
@@ -108,9 +110,10 @@ check_version(Audit *audit)
 	" CASE WHEN setrole = 0 AND setdatabase <> 0 THEN format('ALTER DATABASE %I RESET %s', datname, " SETTING_NAME("setting") ") " \
 	"  ELSE format('ALTER ROLE %s%s RESET %s', CASE WHEN setrole = 0 THEN 'ALL' ELSE quote_ident(rolname) END, " \
 	"   CASE WHEN setdatabase <> 0 THEN ' IN DATABASE ' || quote_ident(datname) ELSE '' END, " SETTING_NAME("setting") ") END " \
-	"FROM preset " \
-	"UNION ALL " \
-	"SELECT 'setting_preset', 'warning', f.sourcefile, $6, " \
+	"FROM preset ORDER BY 3"
+
+#define PRESETS_IN_FILES \
+	"SELECT 'setting_preset', 'warning', f.sourcefile, $6::text, " \
 	" format('%s is set in line %s of this file, so a session that does not set it works for that tenant instead of for none. " \
 	"In a file other than postgresql.auto.conf only an editor takes it out.', f.name, f.sourceline), " \
 	" CASE WHEN f.sourcefile LIKE '%postgresql.auto.conf' THEN format('ALTER SYSTEM RESET %s', " SETTING_NAME("f.name") ") END " \
@@ -191,6 +194,9 @@ audit_check_server(Audit *audit)
 {
 	check_version(audit);
 	audit_query(audit, PRESETS);
+	/* The paths are not for everybody */
+	if (superuser() || has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_SETTINGS))
+		audit_query(audit, PRESETS_IN_FILES);
 	audit_query(audit, PUBLICATIONS);
 	audit_query(audit, SEQUENCES);
 	audit_query(audit, LARGE_OBJECTS);

@@ -103,7 +103,22 @@ RESET ROLE;
 ALTER TABLE parents OWNER TO regress_tm_app;
 REVOKE ALL ON parents FROM regress_tm_owner;
 SELECT detail FROM tenantmig.audit_rls('regress_tm_owner', '{regress_tm_audit}') WHERE check_name LIKE 'rows%';
+-- a superuser's table and somebody else's: his code must not run as the superuser
+ALTER TABLE children OWNER TO CURRENT_USER;
+CREATE FUNCTION spy(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+CREATE INDEX ON parents (code) WHERE spy(1) > code;
+CREATE OR REPLACE FUNCTION spy(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RAISE EXCEPTION 'run by %', CURRENT_USER; END $$;
+SELECT detail FROM tenantmig.audit_rls('regress_tm_app', '{regress_tm_audit}') WHERE check_name LIKE 'rows%';
+-- nor fail the audit
+ALTER TABLE children OWNER TO regress_tm_app;
+SELECT detail FROM tenantmig.audit_rls('regress_tm_app', '{regress_tm_audit}') WHERE check_name LIKE 'rows%';
+SET ROLE regress_tm_app;
+SELECT detail FROM tenantmig.audit_rls('regress_tm_app', '{regress_tm_audit}') WHERE check_name LIKE 'rows%';
+SET ROLE regress_tm_owner;
+SELECT detail FROM tenantmig.audit_rls('regress_tm_app', '{regress_tm_audit}') WHERE check_name LIKE 'rows%';
+RESET ROLE;
 DROP TABLE children, parents;
+DROP FUNCTION spy;
 -- to a table that all tenants share, and the registry of tenants: nothing to pair
 CREATE TABLE countries (code text PRIMARY KEY);
 CREATE TABLE tenants (tenant_id text PRIMARY KEY);

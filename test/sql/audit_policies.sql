@@ -80,6 +80,7 @@ SELECT p AS policy, try('USING (' || p || ')') FROM unnest(ARRAY[
 	$$tenant_id <> ''$$,
 	$$tenant_id LIKE (SELECT current_setting('app.current_tenant_id', true))$$,
 	$$tenant_id = owner$$,
+	$$substring(tenant_id FROM 1 FOR 1) = (SELECT current_setting('app.current_tenant_id', true))$$,
 	$$tenant_id = (SELECT current_setting('app.current_tenant_id', true)) OR (SELECT current_setting('app.bypass', true)) = 'on'$$,
 	$$tenant_id = (SELECT current_setting('app.current_tenant_id', true)) OR (SELECT current_setting('app.current_tenant_id', true)) = '*'$$,
 	$$tenant_id = (SELECT current_setting('app.current_tenant_id', true)) OR CURRENT_USER = 'regress_tm_two'$$,
