@@ -145,6 +145,8 @@ CREATE TABLE tenantmig.job_error (
     message text NOT NULL,
     at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
+-- where a publication has all tables, rows without an identity cannot be deleted
+ALTER TABLE tenantmig.job_error REPLICA IDENTITY FULL;
 CREATE INDEX job_error_job ON tenantmig.job_error (job);
 COMMENT ON TABLE tenantmig.job_error IS 'Rows and attempts that failed; look at it through tenantmig.job_errors';
 

@@ -19,9 +19,10 @@ COMMENT ON FUNCTION tenantmig.backfill(regclass, name, text, text, text, text, j
 CREATE FUNCTION tenantmig.create_index(
     relation regclass, columns text[], name name DEFAULT NULL, is_unique boolean DEFAULT false,
     predicate text DEFAULT NULL, method name DEFAULT 'btree', include name[] DEFAULT '{}',
-    dry_run boolean DEFAULT false)
+    dry_run boolean DEFAULT false, tablespace name DEFAULT NULL,
+    nulls_not_distinct boolean DEFAULT false, storage jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE c AS 'MODULE_PATHNAME', 'tenantmig_create_index';
-COMMENT ON FUNCTION tenantmig.create_index(regclass, text[], name, boolean, text, name, name[], boolean) IS
+COMMENT ON FUNCTION tenantmig.create_index(regclass, text[], name, boolean, text, name, name[], boolean, name, boolean, jsonb) IS
 'A job that builds an index concurrently and leaves nothing invalid behind';
 
 CREATE FUNCTION tenantmig.set_not_null(

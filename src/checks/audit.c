@@ -77,6 +77,8 @@ typedef struct Finding
 	char	   *role;
 	char	   *detail;
 	char	   *mend;
+	int			rank;			/* of the role: public, then those that things
+								 * are granted to, then their members */
 	int			position;		/* in which order it was found */
 	int			repeated;		/* how many more roles have it */
 } Finding;
@@ -90,6 +92,17 @@ check_number(const char *name)
 		if (strcmp(checks[i], name) == 0)
 			return i;
 	elog(ERROR, "unknown check \"%s\"", name);
+}
+
+static int
+role_rank(Audit *audit, const char *role)
+{
+	ListCell   *lc;
+
+	foreach(lc, audit->actors)
+		if (role && strcmp(((AuditActor *) lfirst(lc))->name, role) == 0)
+			return foreach_current_index(lc);
+	return list_length(audit->actors);
 }
 
 void
@@ -106,6 +119,7 @@ audit_add(Audit *audit, const char *check, AuditSeverity severity,
 	finding->role = role ? pstrdup(role) : NULL;
 	finding->detail = detail ? sql_printable(detail) : NULL;
 	finding->mend = mend && mend[0] ? pstrdup(mend) : NULL;
+	finding->rank = role_rank(audit, role);
 	finding->position = list_length(audit->findings);
 	audit->findings = lappend(audit->findings, finding);
 	MemoryContextSwitchTo(old);
@@ -140,6 +154,8 @@ compare_findings(const ListCell *x, const ListCell *y)
 	const Finding *b = lfirst(y);
 	int			result = compare_same(a, b);
 
+	if (result == 0)
+		result = a->rank - b->rank;
 	return result ? result : a->position - b->position;
 }
 
@@ -221,6 +237,9 @@ audit_bind(Audit *audit, OwnQuery *query, const char *sql)
 												false, TYPALIGN_INT)), false);
 	query_name(query, audit->role_name);
 	query_datum(query, OIDARRAYOID, audit->subjects, false);
+	query_datum(query, OIDARRAYOID, audit->open_owners, false);
+	query_datum(query, OIDARRAYOID, audit->open_relids, false);
+	query_datum(query, BOOLARRAYOID, audit->open_in_views, false);
 }
 
 static AuditSeverity
@@ -322,7 +341,10 @@ tenantmig_audit_rls(PG_FUNCTION_ARGS)
 	audit.context = CurrentMemoryContext;
 	read_arguments(fcinfo, &audit);
 
+	/* With many roles the estimates are high enough for JIT, and all wrong */
 	guc_level = rls_pin_search_path();
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	audit_read_model(&audit);
 	audit_check_tables(&audit);
 	audit_check_roles(&audit);

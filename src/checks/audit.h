@@ -105,6 +105,12 @@ typedef struct Audit
 	Datum		grantees;		/* ... and one whose privileges it has */
 	Datum		subjects;		/* all roles that are looked at, also those that
 								 * row-level security does not hold for */
+
+	/* Owners of views and functions whom the policies of a table let see all;
+	 * in_views: when somebody else reads the view, too */
+	Datum		open_owners;
+	Datum		open_relids;
+	Datum		open_in_views;
 } Audit;
 
 /* --- audit.c --- */
@@ -134,6 +140,7 @@ extern void audit_bind(Audit *audit, OwnQuery *query, const char *sql);
 extern void audit_read_model(Audit *audit);
 extern AuditTable *audit_find_table(Audit *audit, Oid relid);
 extern bool audit_has_role(const AuditActor *actor, Oid role);
+extern Datum audit_oid_array(Datum *values, int count);
 
 /* --- audit_condition.c --- */
 
@@ -141,6 +148,8 @@ extern bool audit_has_role(const AuditActor *actor, Oid role);
 extern void audit_read_condition(const AuditTable *table,
 								 AuditCondition *condition);
 extern void audit_read_default(AuditTable *table);
+
+/* --- audit_rewrite.c --- */
 
 /* "column = (SELECT setting)" as SQL; NULL if the type cannot be compared */
 extern char *audit_isolation(const AuditTable *table);
@@ -165,6 +174,15 @@ extern bool audit_sets(List *tokens, const char *setting);
 extern bool audit_inserts_without(List *tokens, const char *schema,
 								  const char *table, const char *column);
 
+/* --- audit_definers.c --- */
+extern void audit_read_definers(Audit *audit);
+
+/* --- audit_policies.c --- */
+
+/* Whether the policies let these roles read rows of all tenants */
+extern bool audit_is_open(Audit *audit, AuditTable *table, List *roles,
+						  bool with_exceptions);
+
 /* --- the checks, by subject --- */
 extern void audit_check_tables(Audit *audit);
 extern void audit_check_roles(Audit *audit);
@@ -182,9 +200,11 @@ extern void audit_check_server(Audit *audit);
  * All run with search_path pg_catalog, pg_temp.  Parameters: $1 and $2 the
  * tables and the numbers of their tenant columns, $3 and $4 roles and those
  * whose privileges they have (0: public), $5 the settings, $6 the name of the
- * one role that was asked for, or null, $7 all roles that are looked at.
+ * one role that was asked for, or null, $7 all roles that are looked at, $8 to
+ * $10 owners whom policies let see all.
  *
  * t	the tables		g	roles and grantees		s	schemas a role may use
+ * opened	owners and tables
  * acl	what is granted on tables and the like, on their columns too.  Who has
  *		the privileges of pg_read_all_data or pg_write_all_data has them on all
  */
@@ -204,6 +224,8 @@ extern void audit_check_server(Audit *audit);
 	" SELECT u.role, u.grantee, COALESCE($6, CASE WHEN u.role = 0 THEN 'public' " \
 	" ELSE pg_get_userbyid(u.role) END) AS role_name " \
 	" FROM unnest($3::oid[], $4::oid[]) u (role, grantee)), " \
+	"opened AS MATERIALIZED (" \
+	" SELECT o.owner, o.relid, o.in_view FROM unnest($8::oid[], $9::oid[], $10::bool[]) o (owner, relid, in_view)), " \
 	"s AS MATERIALIZED (" \
 	" SELECT DISTINCT g.role, n.oid AS nspid " \
 	" FROM pg_namespace n, aclexplode(COALESCE(n.nspacl, acldefault('n', n.nspowner))) a, g " \
@@ -226,10 +248,18 @@ extern void audit_check_server(Audit *audit);
 	"  WHERE p.grantee IN (SELECT grantee FROM g) " \
 	"  AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.oid >= 16384 AND c.relpersistence <> 't') x) "
 
-/* Whether a role o of pg_roles passes the policies of t */
-#define AUDIT_PASSES(o, t) \
+/*
+ * Whether what a role o of pg_roles defines sees all rows of t: what runs as
+ * that role, or what reads as it for somebody else, as a view does.
+ */
+#define AUDIT_PASSES_BY(o, t, opened) \
 	"(" o ".rolsuper OR " o ".rolbypassrls OR (" t ".relrowsecurity " \
-	"AND NOT " t ".relforcerowsecurity AND pg_has_role(" o ".oid, " t ".relowner, 'USAGE')))"
+	"AND NOT " t ".relforcerowsecurity AND pg_has_role(" o ".oid, " t ".relowner, 'USAGE')) " \
+	"OR (" o ".oid, " t ".oid) IN (" opened "))"
+#define AUDIT_PASSES(o, t) \
+	AUDIT_PASSES_BY(o, t, "SELECT owner, relid FROM opened")
+#define AUDIT_PASSES_IN_VIEW(o, t) \
+	AUDIT_PASSES_BY(o, t, "SELECT owner, relid FROM opened WHERE in_view")
 
 /*
  * Takes all that the grouped rows x of acl grant away, from everybody whom the

@@ -24,24 +24,18 @@
 #include "postgres.h"
 
 #include "access/transam.h"
-#include "catalog/pg_operator.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/regproc.h"
-#include "utils/typcache.h"
 #include "utils/varlena.h"
 
 #include "checks/audit.h"
+#include "checks/audit_condition.h"
 #include "engine/compat.h"
-#include "engine/sqltext.h"
 
 typedef struct Reading
 {
@@ -68,9 +62,8 @@ strip(Node *node)
 	}
 }
 
-/* Below casts of all kinds; *cast: there are some */
-static Node *
-strip_casts(Node *node, bool *cast)
+Node *
+condition_strip_casts(Node *node, bool *cast)
 {
 	*cast = false;
 	for (;;)
@@ -89,18 +82,16 @@ strip_casts(Node *node, bool *cast)
 	}
 }
 
-/* The tenant column itself, or the same in lower case; *cast: behind a cast
- * that hides it from an index */
-static bool
-is_tenant(Node *node, const AuditTable *table, bool *cast)
+bool
+condition_is_tenant(Node *node, const AuditTable *table, bool *cast)
 {
-	Node	   *below = strip_casts(node, cast);
+	Node	   *below = condition_strip_casts(node, cast);
 
 	if (IsA(below, FuncExpr) &&
 		(((FuncExpr *) below)->funcid == F_LOWER_TEXT ||
 		 ((FuncExpr *) below)->funcid == F_UPPER_TEXT))
 	{
-		below = strip_casts(linitial(((FuncExpr *) below)->args), cast);
+		below = condition_strip_casts(linitial(((FuncExpr *) below)->args), cast);
 		*cast = false;
 	}
 	return IsA(below, Var) && ((Var *) below)->varno == 1 &&
@@ -139,8 +130,8 @@ mention_walker(Node *node, Mention *mention)
 	return expression_tree_walker(node, mention_walker, mention);
 }
 
-static bool
-mentions(Node *node, AttrNumber attnum)
+bool
+condition_mentions(Node *node, AttrNumber attnum)
 {
 	Mention		mention = {attnum, 0};
 
@@ -260,8 +251,8 @@ fallback_walker(Node *node, void *context)
 	return expression_tree_walker(node, fallback_walker, context);
 }
 
-static bool
-is_equality(Oid operator)
+bool
+condition_is_equality(Oid operator)
 {
 	return get_mergejoin_opfamilies(operator) != NIL;
 }
@@ -272,7 +263,7 @@ is_equality(Oid operator)
 static bool
 value_isolates(Node *value, Reading *reading)
 {
-	bool		other_column = mentions(value, InvalidAttrNumber);
+	bool		other_column = condition_mentions(value, InvalidAttrNumber);
 
 	if (is_nothing(value))
 		return true;
@@ -282,7 +273,7 @@ value_isolates(Node *value, Reading *reading)
 			reading->condition->flags |= CONDITION_CONSTANT;
 		return false;
 	}
-	if (mentions(value, reading->table->attnum) || fallback_walker(value, NULL))
+	if (condition_mentions(value, reading->table->attnum) || fallback_walker(value, NULL))
 	{
 		reading->condition->flags |= CONDITION_DEFAULTED;
 		return false;
@@ -298,9 +289,9 @@ fills_gaps(Node *node, const AuditTable *table)
 {
 	bool		cast;
 
-	node = strip_casts(node, &cast);
+	node = condition_strip_casts(node, &cast);
 	return IsA(node, CoalesceExpr) && !table->not_null &&
-		is_tenant(linitial(((CoalesceExpr *) node)->args), table, &cast);
+		condition_is_tenant(linitial(((CoalesceExpr *) node)->args), table, &cast);
 }
 
 static bool
@@ -310,13 +301,13 @@ comparison_isolates(Oid operator, List *args, Reading *reading)
 	Node	   *right = lsecond(args);
 	bool		cast;
 
-	if (!is_tenant(left, reading->table, &cast))
+	if (!condition_is_tenant(left, reading->table, &cast))
 	{
 		Node	   *swap = left;
 
 		left = right;
 		right = swap;
-		if (!is_tenant(left, reading->table, &cast))
+		if (!condition_is_tenant(left, reading->table, &cast))
 		{
 			if (fills_gaps(left, reading->table) ||
 				fills_gaps(right, reading->table))
@@ -324,7 +315,7 @@ comparison_isolates(Oid operator, List *args, Reading *reading)
 			return false;
 		}
 	}
-	if (!is_equality(operator))
+	if (!condition_is_equality(operator))
 	{
 		reading->condition->flags |= CONDITION_OPERATOR;
 		return false;
@@ -342,16 +333,16 @@ sublink_isolates(SubLink *sublink, Reading *reading)
 	switch (sublink->subLinkType)
 	{
 		case EXISTS_SUBLINK:
-			return mentions(sublink->subselect, reading->table->attnum);
+			return condition_mentions(sublink->subselect, reading->table->attnum);
 		case ANY_SUBLINK:
 			return test && IsA(test, OpExpr) && list_length(test->args) == 2 &&
-				is_equality(test->opno) && mentions((Node *) test, reading->table->attnum);
+				condition_is_equality(test->opno) && condition_mentions((Node *) test, reading->table->attnum);
 		case EXPR_SUBLINK:
 			{
 				/* (SELECT condition) */
 				Query	   *query = (Query *) sublink->subselect;
 
-				return mentions((Node *) query, reading->table->attnum);
+				return condition_mentions((Node *) query, reading->table->attnum);
 			}
 		default:
 			return false;
@@ -443,7 +434,7 @@ case_isolates(CaseExpr *expr, Reading *reading)
 static void
 explain(Node *node, Reading *reading)
 {
-	if (!mentions(node, reading->table->attnum))
+	if (!condition_mentions(node, reading->table->attnum))
 		reading->condition->flags |= CONDITION_BYPASS;
 }
 
@@ -515,7 +506,7 @@ isolates(Node *node, Reading *reading)
 				isolates((Node *) ((BooleanTest *) node)->arg, reading);
 		case T_NullTest:
 			if (((NullTest *) node)->nulltesttype == IS_NULL &&
-				is_tenant((Node *) ((NullTest *) node)->arg, reading->table, &cast))
+				condition_is_tenant((Node *) ((NullTest *) node)->arg, reading->table, &cast))
 			{
 				if (reading->table->not_null)
 					return true;
@@ -527,7 +518,7 @@ isolates(Node *node, Reading *reading)
 		case T_CaseExpr:
 			return case_isolates((CaseExpr *) node, reading);
 		case T_FuncExpr:
-			return mentions((Node *) ((FuncExpr *) node)->args,
+			return condition_mentions((Node *) ((FuncExpr *) node)->args,
 							reading->table->attnum);
 		default:
 			return false;
@@ -558,10 +549,8 @@ stable_walker(Node *node, int *found)
 	return expression_tree_walker(node, stable_walker, found);
 }
 
-/* Reads a setting or calls a stable function of somebody's, and has the same
- * value for every row; the server's own, such as now(), cost nothing */
-static bool
-is_once_a_query(Node *node)
+bool
+condition_is_once_a_query(Node *node)
 {
 	int			found = 0;
 
@@ -575,7 +564,7 @@ per_row_walker(Node *node, void *context)
 {
 	if (node == NULL || IsA(node, SubLink))
 		return false;
-	if (IsA(node, FuncExpr) && is_once_a_query(node))
+	if (IsA(node, FuncExpr) && condition_is_once_a_query(node))
 		return true;
 	return expression_tree_walker(node, per_row_walker, context);
 }
@@ -594,7 +583,7 @@ audit_read_condition(const AuditTable *table, AuditCondition *condition)
 	condition->isolates = isolates(node, &reading);
 	if (is_true(node))
 		condition->flags |= CONDITION_TRUE;
-	else if (!mentions(node, table->attnum))
+	else if (!condition_mentions(node, table->attnum))
 	{
 		condition->flags &= ~CONDITION_BYPASS;
 		condition->flags |= CONDITION_NO_TENANT;
@@ -618,143 +607,4 @@ audit_read_default(AuditTable *table)
 		preset->flags |= CONDITION_DEFAULTED;
 	else if (!is_session_value(node))
 		preset->flags |= CONDITION_CONSTANT;
-}
-
-/* --- writing ---------------------------------------------------------- */
-
-char *
-audit_condition_text(const AuditTable *table, const AuditCondition *condition)
-{
-	return TextDatumGetCString(DirectFunctionCall2(pg_get_expr,
-												   CStringGetTextDatum(condition->tree),
-												   ObjectIdGetDatum(table->oid)));
-}
-
-/* The operator that the column is compared with, its argument type, and that
- * type as SQL, without a length: a value that is too long is another tenant */
-static Oid
-find_equality(Oid column_type, Oid *type, char **type_name)
-{
-	Oid			operator = lookup_type_cache(column_type, TYPECACHE_EQ_OPR)->eq_opr;
-	Oid			right;
-
-	if (!OidIsValid(operator))
-		return InvalidOid;
-	op_input_types(operator, type, &right);
-	if (get_typtype(*type) == TYPTYPE_PSEUDO)
-		*type = getBaseType(column_type);
-	*type_name = format_type_extended(*type, -1, FORMAT_TYPE_TYPEMOD_GIVEN |
-									  FORMAT_TYPE_FORCE_QUALIFY);
-	return operator;
-}
-
-char *
-audit_setting_value(const AuditTable *table)
-{
-	return psprintf("NULLIF(pg_catalog.current_setting(%s, true), '')::%s",
-					sql_literal(table->setting),
-					format_type_extended(getBaseType(table->type), -1,
-										 FORMAT_TYPE_TYPEMOD_GIVEN |
-										 FORMAT_TYPE_FORCE_QUALIFY));
-}
-
-char *
-audit_isolation(const AuditTable *table)
-{
-	Oid			type;
-	char	   *type_name;
-	Oid			operator = find_equality(table->type, &type, &type_name);
-	const char *column = quote_identifier(table->column);
-
-	if (!OidIsValid(operator))
-		return NULL;
-	return psprintf("%s %s (SELECT NULLIF(pg_catalog.current_setting(%s, true), '')::%s)",
-					table->type == type ? column
-					: psprintf("(%s)::%s", column, type_name),
-					sql_operator(operator), sql_literal(table->setting),
-					type_name);
-}
-
-/* (SELECT expression) */
-static Node *
-make_sub_select(Node *expression)
-{
-	Query	   *query = makeNode(Query);
-	SubLink    *sublink = makeNode(SubLink);
-
-	query->commandType = CMD_SELECT;
-	query->canSetTag = true;
-	query->targetList = list_make1(makeTargetEntry((Expr *) expression, 1,
-												   pstrdup("value"), false));
-	query->jointree = makeFromExpr(NIL, NULL);
-	sublink->subLinkType = EXPR_SUBLINK;
-	sublink->subselect = (Node *) query;
-	return (Node *) sublink;
-}
-
-/* Cast the value instead of the column; NULL if there is nothing to better */
-static Node *
-better_comparison(OpExpr *expr, const AuditTable *table)
-{
-	Node	   *left = linitial(expr->args);
-	Node	   *right = lsecond(expr->args);
-	bool		cast;
-	Oid			type;
-	char	   *type_name;
-	Oid			operator;
-	Node	   *column;
-	Node	   *value;
-
-	if (!is_tenant(left, table, &cast))
-	{
-		Node	   *swap = left;
-
-		left = right;
-		right = swap;
-		if (!is_tenant(left, table, &cast))
-			return NULL;
-	}
-	if (!cast || !is_equality(expr->opno) || mentions(right, InvalidAttrNumber))
-		return NULL;
-	operator = find_equality(table->type, &type, &type_name);
-	if (!OidIsValid(operator))
-		return NULL;
-	column = strip_casts(left, &cast);
-	if (exprType(column) != type)
-		column = coerce_to_target_type(NULL, column, exprType(column), type, -1,
-									   COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
-	value = coerce_to_target_type(NULL, right, exprType(right), type, -1,
-								  COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
-	if (column == NULL || value == NULL)
-		return NULL;
-	if (is_once_a_query(value))
-		value = make_sub_select(value);
-	return (Node *) make_opclause(operator, BOOLOID, false, (Expr *) column,
-								  (Expr *) value, InvalidOid, expr->inputcollid);
-}
-
-static Node *
-better_mutator(Node *node, const AuditTable *table)
-{
-	Node	   *better;
-
-	if (node == NULL || IsA(node, SubLink))
-		return node;
-	if (IsA(node, OpExpr) && list_length(((OpExpr *) node)->args) == 2 &&
-		(better = better_comparison((OpExpr *) node, table)) != NULL)
-		return better;
-	if (!IsA(node, List) && is_once_a_query(node))
-		return make_sub_select(node);
-	return expression_tree_mutator(node, better_mutator, (void *) table);
-}
-
-char *
-audit_better_condition(const AuditTable *table,
-					   const AuditCondition *condition)
-{
-	AuditCondition better = {0};
-
-	better.tree = nodeToString(better_mutator(stringToNode(condition->tree),
-											  table));
-	return audit_condition_text(table, &better);
 }

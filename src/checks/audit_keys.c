@@ -7,8 +7,9 @@
  * key without it refers to, and cascades to, rows of other tenants.
  *
  * Where tenantmig has a job that rebuilds a key while the table is in use, the
- * statement that mends is a call of it; otherwise it is plain DDL, which holds
- * the table up while it builds the index.
+ * statement that mends is a call of it.  An exclusion constraint is rebuilt by
+ * plain DDL, which holds the table up while the index is built; a foreign key
+ * is made anew without looking at the rows that are there.
  */
 #include "postgres.h"
 
@@ -38,35 +39,31 @@
 #define KEYS \
 	AUDIT_WITH ", " \
 	"key AS MATERIALIZED (" \
-	" SELECT t.*, i.indexrelid, i.indisexclusion, i.indisprimary, c.oid AS conoid, c.conname, c.contype, " \
-	"  format('%I.%I', n.nspname, x.relname) AS index_name, x.relname AS index, am.amname, " \
-	"  c.condeferrable, c.condeferred, i.indnullsnotdistinct, " \
-	"  (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns, (i.indkey::int2[])[i.indnkeyatts:] AS included, " \
+	" SELECT t.*, i.indisexclusion, i.indisprimary, c.oid AS conoid, c.conname, c.contype, x.relname AS index, am.amname, " \
+	"  (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns, " \
 	"  i.indnkeyatts = 1 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum = i.indkey[0] " \
 	"   AND (a.attidentity <> '' OR a.atttypid = 'uuid'::regtype OR EXISTS (SELECT FROM pg_depend d " \
 	"    JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S' WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid " \
-	"    AND d.refobjsubid = a.attnum AND d.deptype = 'a'))) AS given_out, " \
-	"  EXISTS (SELECT FROM pg_constraint f WHERE f.confrelid = t.oid AND f.contype = 'f' AND f.conindid = i.indexrelid) AS referenced " \
+	"    AND d.refobjsubid = a.attnum AND d.deptype = 'a'))) AS given_out " \
 	" FROM t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid " \
-	" JOIN pg_namespace n ON n.oid = x.relnamespace JOIN pg_am am ON am.oid = x.relam " \
+	" JOIN pg_am am ON am.oid = x.relam " \
 	" LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = t.oid AND c.contype IN ('p', 'u', 'x') " \
 	" WHERE t.relkind IN ('r', 'p') AND (i.indisunique OR i.indisexclusion) AND i.indislive " \
 	" AND NOT x.relispartition AND NOT t.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) " \
 	" AND (i.indexprs IS NULL OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass " \
-	"  AND d.objid = i.indexrelid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum))), " \
-	"job AS (SELECT to_regproc('tenantmig.set_primary_key') IS NOT NULL AS primary, " \
-	"        to_regproc('tenantmig.scope_unique') IS NOT NULL AS scope) " \
+	"  AND d.objid = i.indexrelid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum))) " \
 	"SELECT 'key_without_tenant', CASE WHEN k.given_out THEN 'info' ELSE 'warning' END, " \
 	" format('%s %I on %s', CASE WHEN k.conname IS NULL THEN 'index' ELSE 'constraint' END, k.index, k.name), $6::text, " \
 	" format('%s without %I: an insert that fails tells that another tenant has the value%s', " \
 	"  CASE WHEN k.indisprimary THEN 'A primary key' WHEN k.indisexclusion THEN 'An exclusion constraint' ELSE 'A unique key' END, " \
 	"  k.attname, CASE WHEN k.given_out THEN ', which is little as long as the server gives out the values.' ELSE '.' END) " \
-	" || CASE WHEN k.referenced AND NOT job.primary THEN ' Foreign keys that refer to it must be mended first.' ELSE '' END, " \
+	" || CASE WHEN k.indisprimary AND NOT k.not_null THEN ' To lock nobody out, make the column NOT NULL by set_not_null first.' ELSE '' END, " \
 	" CASE " \
-	"  WHEN k.indisprimary AND NOT k.indisexclusion AND job.primary THEN format('SELECT tenantmig.set_primary_key(%L, %s, ''composite'')', " \
-	"   k.name, " KEY_ARRAY("k.oid", "k.columns", "k.attnum") ") " \
-	"  WHEN NOT k.indisexclusion AND job.scope THEN format('SELECT tenantmig.scope_unique(%L, %L, %L)', k.name, k.index, k.attname) " \
-	"  WHEN k.indisexclusion THEN " \
+	"  WHEN k.indisprimary AND NOT k.indisexclusion THEN " \
+	"   CASE WHEN k.not_null THEN '' ELSE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL; ', k.name, k.attname) END " \
+	"   || format('SELECT tenantmig.set_primary_key(%L, %s, ''composite'')', k.name, " KEY_ARRAY("k.oid", "k.columns", "k.attnum") ") " \
+	"  WHEN NOT k.indisexclusion THEN format('SELECT tenantmig.scope_unique(%L, %L, %L)', k.name, k.index, k.attname) " \
+	"  ELSE " \
 	"   CASE WHEN NOT EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod " \
 	"     JOIN pg_attribute a ON a.attrelid = k.oid AND a.attnum = k.attnum " \
 	"     WHERE m.amname = k.amname AND o.opcdefault AND (o.opcintype = a.atttypid " \
@@ -74,22 +71,10 @@
 	"    AND k.amname = 'gist' THEN 'CREATE EXTENSION IF NOT EXISTS btree_gist; ' ELSE '' END " \
 	"   || format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s', k.name, k.conname, k.conname, " \
 	"    overlay(pg_get_constraintdef(k.conoid) PLACING format('(%I%s, ', k.attname, CASE k.contype WHEN 'x' THEN ' WITH =' END) " \
-	"     FROM CASE k.contype WHEN 'x' THEN length(format('EXCLUDE USING %I (', k.amname)) " \
+	"     FROM CASE k.contype WHEN 'x' THEN length(format('EXCLUDE USING %I ', k.amname)) + 1 " \
 	"      ELSE strpos(pg_get_constraintdef(k.conoid), '(') END FOR 1)) " \
-	"  WHEN k.conname IS NOT NULL THEN format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s%s (%s)%s%s', " \
-	"   k.name, k.conname, k.conname, " \
-	"   CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, " \
-	"   CASE WHEN k.indnullsnotdistinct THEN ' NULLS NOT DISTINCT' ELSE '' END, " \
-	"   " KEY_COLUMNS("k.oid", "k.columns", "k.attnum") ", " \
-	"   COALESCE((SELECT ' INCLUDE (' || string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) || ')' " \
-	"    FROM unnest(k.included) WITH ORDINALITY u (attnum, place) JOIN pg_attribute a ON a.attrelid = k.oid AND a.attnum = u.attnum " \
-	"    WHERE a.attnum <> k.attnum), ''), " \
-	"   CASE WHEN k.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END) " \
-	"  ELSE format('DROP INDEX %s; CREATE UNIQUE INDEX %I ON %s USING %I (%I, %s', k.index_name, k.index, k.name, k.amname, k.attname, " \
-	"   substr(pg_get_indexdef(k.indexrelid), 1 + length(format('CREATE UNIQUE INDEX %I ON %s%s USING %I (', " \
-	"    k.index, CASE k.relkind WHEN 'p' THEN 'ONLY ' ELSE '' END, k.name, k.amname)))) " \
 	" END " \
-	"FROM key k, job ORDER BY k.name, k.index"
+	"FROM key k ORDER BY k.name, k.index"
 
 /*
  * Foreign keys between tenant tables that do not pair their tenant columns.

@@ -75,8 +75,8 @@ get_char(uint64 row, int column)
 	return DatumGetChar(get_datum(row, column));
 }
 
-static Datum
-oid_array(Datum *values, int count)
+Datum
+audit_oid_array(Datum *values, int count)
 {
 	return PointerGetDatum(construct_array(values, count, OIDOID, sizeof(Oid),
 										   true, TYPALIGN_INT));
@@ -202,7 +202,7 @@ make_table_arrays(Audit *audit)
 		relids[count] = ObjectIdGetDatum(table->oid);
 		attnums[count++] = Int16GetDatum(table->attnum);
 	}
-	audit->relids = oid_array(relids, count);
+	audit->relids = audit_oid_array(relids, count);
 	audit->attnums = PointerGetDatum(construct_array(attnums, count, INT2OID,
 													 sizeof(int16), true,
 													 TYPALIGN_SHORT));
@@ -316,47 +316,52 @@ collect_settings(Audit *audit)
 
 /* --- roles ------------------------------------------------------------ */
 
+/* Whether anything in this database is the role's own, or granted to it, or a
+ * policy names it */
+#define MENTIONED \
+	"EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid " \
+	" AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())))"
+
 /*
  * Columns: role, passes row-level security, wanted, whose privileges it has.
  * Nobody works as a predefined role, but whoever can become one has its
  * privileges if he likes.
  */
+#define WITH_GRANTED \
+	"granted (role, roles) AS (" \
+	" SELECT x.role, array_agg(x.target ORDER BY x.target) FROM (" \
+	"  SELECT u.role, u.target FROM usage u UNION " \
+	"  SELECT s.role, s.target FROM setable s WHERE s.target < 16384) x GROUP BY x.role) "
+
 #define ROLES_OF_ONE \
 	"WITH RECURSIVE " WITH_SETABLE("r.rolname = $1::name") ", " \
-	WITH_USAGE("r.oid IN (SELECT target FROM setable)") \
-	"SELECT r.oid, r.rolsuper OR r.rolbypassrls, r.rolname = $1::name, " \
-	" (SELECT array_agg(x.target) FROM (SELECT u.target FROM usage u WHERE u.role = r.oid " \
-	"  UNION SELECT s.target FROM setable s WHERE r.rolname = $1::name AND s.target < 16384) x) " \
-	"FROM pg_roles r WHERE r.oid IN (SELECT target FROM setable) " \
-	"AND (r.oid >= 16384 OR r.rolname = $1::name) " \
-	"ORDER BY r.rolname <> $1::name, r.rolname"
+	WITH_USAGE("r.oid IN (SELECT target FROM setable)") ", " WITH_GRANTED ", " \
+	"one AS (" \
+	" SELECT r.oid, r.rolname, r.rolsuper OR r.rolbypassrls AS passes, r.rolname = $1::name AS asked, " \
+	"  " MENTIONED " AS mentioned, g.roles, array_remove(g.roles, r.oid) AS others " \
+	" FROM granted g JOIN pg_roles r ON r.oid = g.role " \
+	" WHERE r.oid >= 16384 OR r.rolname = $1::name) " \
+	"SELECT k.oid, k.passes, k.asked, k.roles FROM (" \
+	" SELECT one.*, one.oid = min(one.oid) OVER (PARTITION BY one.mentioned, one.others) AS first FROM one) k " \
+	"WHERE k.asked OR k.mentioned OR k.first ORDER BY NOT k.asked, k.rolname"
 
-/*
- * A role is mentioned if anything in this database is its own, or granted to
- * it, or a policy names it.
- */
 #define ROLES_OF_ALL \
 	AUDIT_WITH ", " WITH_USAGE("NOT r.rolsuper AND r.oid >= 16384") ", " \
-	WITH_SETABLE("NOT r.rolsuper AND r.oid >= 16384") ", " \
+	WITH_SETABLE("NOT r.rolsuper AND r.oid >= 16384") ", " WITH_GRANTED ", " \
 	"holder AS MATERIALIZED (" \
 	" SELECT DISTINCT acl.grantee AS oid FROM acl JOIN t ON t.oid = acl.oid WHERE acl.grantee <> 0 " \
 	" UNION SELECT t.relowner FROM t " \
 	" UNION SELECT unnest('{" AUDIT_READ_ALL "," AUDIT_WRITE_ALL "}'::oid[])), " \
+	"can AS (" \
+	" SELECT s.role, array_agg(s.target ORDER BY s.target) AS roles FROM setable s GROUP BY s.role), " \
 	"one AS (" \
-	" SELECT r.oid, r.rolname, r.rolbypassrls, EXISTS (" \
-	"   SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid " \
-	"   AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))) AS mentioned, " \
-	"  (SELECT array_agg(x.target ORDER BY x.target) FROM (SELECT u.target FROM usage u WHERE u.role = r.oid " \
-	"   UNION SELECT s.target FROM setable s WHERE s.role = r.oid AND s.target < 16384) x) AS granted, " \
-	"  (SELECT array_agg(u.target ORDER BY u.target) FROM setable u WHERE u.role = r.oid) AS others " \
-	" FROM pg_roles r WHERE r.oid IN (" \
+	" SELECT r.oid, r.rolname, r.rolbypassrls AS passes, " MENTIONED " AS mentioned, g.roles, " \
+	"  array_remove(g.roles, r.oid) AS others, array_remove(c.roles, r.oid) AS becomes " \
+	" FROM granted g JOIN can c ON c.role = g.role JOIN pg_roles r ON r.oid = g.role WHERE r.oid IN (" \
 	"  SELECT u.role FROM usage u JOIN holder h ON h.oid = u.target " \
-	"  UNION SELECT u.role FROM setable u JOIN holder h ON h.oid = u.target)), " \
-	"kind AS (" \
-	" SELECT one.*, CASE WHEN one.mentioned THEN '' ELSE array_remove(one.granted, one.oid)::text " \
-	"  || array_remove(one.others, one.oid)::text END AS class FROM one) " \
-	"SELECT k.oid, k.rolbypassrls, k.mentioned OR k.first, k.granted FROM (" \
-	" SELECT kind.*, kind.oid = min(kind.oid) OVER (PARTITION BY kind.mentioned, kind.class) AS first FROM kind) k " \
+	"  UNION SELECT s.role FROM setable s JOIN holder h ON h.oid = s.target)) " \
+	"SELECT k.oid, k.passes, k.mentioned OR k.first, k.roles FROM (" \
+	" SELECT one.*, one.oid = min(one.oid) OVER (PARTITION BY one.mentioned, one.others, one.becomes) AS first FROM one) k " \
 	"ORDER BY k.mentioned DESC, k.rolname"
 
 #define PUBLIC_IS_GRANTED \
@@ -397,8 +402,8 @@ make_role_arrays(Audit *audit)
 			grantees[count++] = ObjectIdGetDatum(lfirst_oid(lg));
 		}
 	}
-	audit->roles = oid_array(roles, count);
-	audit->grantees = oid_array(grantees, count);
+	audit->roles = audit_oid_array(roles, count);
+	audit->grantees = audit_oid_array(grantees, count);
 }
 
 static void
@@ -443,7 +448,7 @@ read_roles(Audit *audit)
 					  one ? audit->role_name : GetUserNameFromId(role, false),
 					  oid_list(get_datum(i, 4)));
 	}
-	audit->subjects = oid_array(subjects, n);
+	audit->subjects = audit_oid_array(subjects, n);
 	SPI_finish();
 	make_role_arrays(audit);
 }
@@ -496,7 +501,7 @@ read_accesses(Audit *audit)
 void
 audit_read_model(Audit *audit)
 {
-	Datum		none = oid_array(NULL, 0);
+	Datum		none = audit_oid_array(NULL, 0);
 	HASHCTL		ctl;
 
 	ctl.keysize = sizeof(Oid);
@@ -506,6 +511,8 @@ audit_read_model(Audit *audit)
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	audit->relids = audit->attnums = none;
 	audit->roles = audit->grantees = audit->subjects = none;
+	audit->open_owners = audit->open_relids = none;
+	audit->open_in_views = PointerGetDatum(construct_empty_array(BOOLOID));
 	read_tables(audit);
 	make_table_arrays(audit);
 	read_parents(audit);
@@ -513,4 +520,5 @@ audit_read_model(Audit *audit)
 	collect_settings(audit);
 	read_roles(audit);
 	read_accesses(audit);
+	audit_read_definers(audit);
 }

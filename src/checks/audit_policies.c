@@ -88,6 +88,30 @@ check_of(const AuditPolicy *policy)
 		: &policy->qual;
 }
 
+bool
+audit_is_open(Audit *audit, AuditTable *table, List *roles,
+			  bool with_exceptions)
+{
+	AuditActor	actor = {InvalidOid, NULL, roles};
+	AuditActor	nobody = {InvalidOid, NULL, NIL};
+	const AuditActor *excepted = with_exceptions ? &actor : &nobody;
+	bool		open = false;
+	ListCell   *lc;
+
+	foreach(lc, table->policies)
+	{
+		AuditPolicy *policy = lfirst(lc);
+
+		if (!is_for(policy, 'r') || !names_actor(policy, &actor))
+			continue;
+		if (policy->permissive)
+			open |= !holds_for(&policy->qual, excepted);
+		else if (holds_for(&policy->qual, excepted))
+			return false;
+	}
+	return open;
+}
+
 /* A restrictive policy that isolates this command, of this role or of others */
 static AuditPolicy *
 find_isolating(const View *view, char command, bool new_rows, bool applies)
@@ -463,7 +487,10 @@ check_cost(Audit *audit, AuditTable *table, AuditPolicy *policy)
 	int			flags = policy->qual.flags | policy->check.flags;
 	char	   *mend;
 
-	if ((flags & (CONDITION_PER_ROW | CONDITION_COLUMN_CAST)) == 0)
+	/* What enable_rls makes is as it was asked for ("inline") */
+	if (strcmp(policy->name, RLS_ISOLATION) == 0 ||
+		strcmp(policy->name, RLS_ACCESS) == 0 ||
+		(flags & (CONDITION_PER_ROW | CONDITION_COLUMN_CAST)) == 0)
 		return;
 	mend = psprintf("ALTER POLICY %s ON %s%s%s",
 					quote_identifier(policy->name), table->name,

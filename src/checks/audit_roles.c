@@ -30,9 +30,10 @@
 #define BYPASS \
 	REACH \
 	"SELECT 'role_bypasses', 'error', quote_ident(b.rolname), b.rolname, " \
-	" 'No policy holds for it: it ' || CASE WHEN b.rolsuper THEN 'is a superuser.' ELSE 'has BYPASSRLS.' END, " \
-	" format('ALTER ROLE %I %s', b.rolname, concat_ws(' ', CASE WHEN b.rolsuper THEN 'NOSUPERUSER' END, " \
-	"  CASE WHEN b.rolbypassrls THEN 'NOBYPASSRLS' END)) " \
+	" 'No policy holds for it: it ' || CASE WHEN b.oid = 10 THEN 'is the bootstrap superuser. Let the application connect as another role.' " \
+	"  WHEN b.rolsuper THEN 'is a superuser.' ELSE 'has BYPASSRLS.' END, " \
+	" CASE WHEN b.oid <> 10 THEN format('ALTER ROLE %I %s', b.rolname, concat_ws(' ', CASE WHEN b.rolsuper THEN 'NOSUPERUSER' END, " \
+	"  CASE WHEN b.rolbypassrls THEN 'NOBYPASSRLS' END)) END " \
 	"FROM subject b WHERE b.rolsuper OR b.rolbypassrls " \
 	"UNION ALL " \
 	"SELECT 'role_bypasses', 'error', quote_ident(x.rolname), e.role_name, " \

@@ -101,6 +101,7 @@ static char *
 enable_call(const AuditTable *table, const AuditTable *like)
 {
 	AuditPolicy *access = like ? find_policy(like, RLS_ACCESS) : NULL;
+	AuditPolicy *isolation = like ? find_policy(like, RLS_ISOLATION) : NULL;
 	StringInfoData buf;
 
 	initStringInfo(&buf);
@@ -117,6 +118,8 @@ enable_call(const AuditTable *table, const AuditTable *like)
 			strstr(audit_condition_text(like, &access->qual), "tenantmig.required_setting("))
 			appendStringInfoString(&buf, ", on_missing => 'error'");
 	}
+	if (isolation && (isolation->qual.flags & CONDITION_PER_ROW))
+		appendStringInfoString(&buf, ", inline => true");
 	appendStringInfoChar(&buf, ')');
 	return buf.data;
 }
@@ -242,6 +245,24 @@ check_owner(Audit *audit, AuditTable *table)
 	"WHERE t.relkind = 'f' AND x.priv IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE') " \
 	"GROUP BY t.oid, t.name, g.role, g.role_name ORDER BY g.role_name"
 
+/* What tables that do not exist yet will be granted */
+#define DEFAULT_PRIVILEGES \
+	AUDIT_WITH \
+	"SELECT 'privilege_beyond_rls', 'info', " \
+	" format('default privileges of %s%s', w.who, w.place), g.role_name, " \
+	" format('Tables that are made from now on will give %s to %s.', string_agg(DISTINCT a.privilege_type, ', '), g.role_name), " \
+	" format('ALTER DEFAULT PRIVILEGES FOR ROLE %s%s REVOKE %s ON TABLES FROM %s', w.who, w.place, " \
+	"  string_agg(DISTINCT a.privilege_type, ', '), " \
+	"  string_agg(DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END, ', ')) " \
+	"FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace " \
+	"CROSS JOIN LATERAL (SELECT quote_ident(pg_get_userbyid(d.defaclrole)) AS who, " \
+	" COALESCE(' IN SCHEMA ' || quote_ident(n.nspname), '') AS place) w, aclexplode(d.defaclacl) a " \
+	"JOIN g ON g.grantee = a.grantee " \
+	"WHERE d.defaclobjtype = 'r' AND a.grantee <> d.defaclrole " \
+	"AND (d.defaclnamespace = 0 OR n.nspname IN (SELECT nspname FROM t)) " \
+	"AND a.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN') " \
+	"GROUP BY w.who, w.place, g.role, g.role_name ORDER BY g.role_name"
+
 /* Through a parent without the column, or without row-level security, the rows
  * of its children can be seen whatever policies these have */
 #define PARENTS \
@@ -284,6 +305,7 @@ audit_check_tables(Audit *audit)
 				  "No table has a column of this name, so there was no table to look at. Name another one as column_name.",
 				  NULL);
 	audit_query(audit, PRIVILEGES);
+	audit_query(audit, DEFAULT_PRIVILEGES);
 	audit_query(audit, FOREIGN_TABLES);
 	audit_query(audit, PARENTS);
 }

@@ -41,7 +41,7 @@
 	" SELECT r.oid, r.name, o.rolname, min(t.name) AS over, bool_or(o.rolsuper OR o.rolbypassrls) AS always " \
 	" FROM edge e JOIN t ON t.oid = e.base AND t.relkind IN ('r', 'p') JOIN rel r ON r.oid = e.rel " \
 	" JOIN pg_roles o ON o.oid = r.relowner " \
-	" WHERE r.relkind = 'v' AND NOT r.invoker AND " AUDIT_PASSES("o", "t") " " \
+	" WHERE r.relkind = 'v' AND NOT r.invoker AND " AUDIT_PASSES_IN_VIEW("o", "t") " " \
 	" GROUP BY r.oid, r.name, o.rolname), " \
 	"up (view, rel) AS (" \
 	" SELECT oid, oid FROM open UNION SELECT up.view, e.rel FROM up JOIN edge e ON e.base = up.rel " \
@@ -49,7 +49,7 @@
 	"SELECT DISTINCT 'view_bypasses', 'error', o.name, g.role_name, " \
 	" format('%I reads %s through it%s as its owner %I, whom the policies do not hold for%s', g.role_name, o.over, " \
 	"  CASE WHEN up.rel = o.oid THEN '' ELSE ' and ' || top.name END, o.rolname, " \
-	"  CASE WHEN o.always THEN ', or give the view to an owner whom they hold for.' ELSE ' without FORCE ROW LEVEL SECURITY.' END), " \
+	"  CASE WHEN o.always THEN ', or give the view to an owner whom they hold for.' ELSE ': without FORCE ROW LEVEL SECURITY, or since they let that role see all tenants.' END), " \
 	" format('ALTER VIEW %s SET (security_invoker = true)', o.name) " \
 	"FROM open o JOIN up ON up.view = o.oid JOIN rel top ON top.oid = up.rel " \
 	"JOIN acl x ON x.oid = up.rel JOIN g ON g.grantee = x.grantee " \
@@ -86,7 +86,7 @@
 	"JOIN acl x ON x.oid = w.oid JOIN g ON g.grantee = x.grantee " \
 	"WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n' " \
 	"AND r.ev_type <> '1' AND w.relkind = 'r' AND w.oid NOT IN (SELECT oid FROM t) " \
-	"AND t.relkind IN ('r', 'p') AND " AUDIT_PASSES("o", "t") " AND x.priv IN ('INSERT', 'UPDATE', 'DELETE') " \
+	"AND t.relkind IN ('r', 'p') AND " AUDIT_PASSES_IN_VIEW("o", "t") " AND x.priv IN ('INSERT', 'UPDATE', 'DELETE') " \
 	"ORDER BY 3, 2, 5"
 
 /* A relation that one of the actions writes to; InvalidOid: none but this */

@@ -25,11 +25,13 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -93,6 +95,26 @@ check_schemas(const Proof *proof)
 		(void) get_namespace_oid(lfirst(lc), false);
 }
 
+static List *
+read_skipped(FunctionCallInfo fcinfo, int argument)
+{
+	ArrayType  *array;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+	List	   *skipped = NIL;
+
+	if (PG_ARGISNULL(argument))
+		return NIL;
+	array = PG_GETARG_ARRAYTYPE_P(argument);
+	deconstruct_array(array, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT,
+					  &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		if (!nulls[i])
+			skipped = lappend_oid(skipped, DatumGetObjectId(elements[i]));
+	return skipped;
+}
+
 static void
 read_arguments(FunctionCallInfo fcinfo, Proof *proof)
 {
@@ -109,6 +131,7 @@ read_arguments(FunctionCallInfo fcinfo, Proof *proof)
 	proof->column = target_arg_name(fcinfo, 4);
 	proof->setting = target_arg_text(fcinfo, 5);
 	proof->writes = PG_GETARG_BOOL(6);
+	proof->skipped = read_skipped(fcinfo, 7);
 	proof->role = get_role_oid(proof->role_name, false);
 	proof->can_unset = GetConfigOptionByName(proof->setting, NULL, true) == NULL;
 	proof->context = CurrentMemoryContext;
@@ -262,11 +285,25 @@ check_at_once(void)
 }
 
 static void
+find_all(Proof *proof)
+{
+	prove_find_relations(proof);
+	if (proof->relations == NIL ||
+		!((ProveRelation *) linitial(proof->relations))->is_table)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("no table has a column \"%s\"",
+						sql_printable(proof->column)),
+				 errhint("Name the tenant column in column_name, and the schemas in schemas.")));
+}
+
+static void
 try_all(Proof *proof, Part *part)
 {
 	ListCell   *lc;
 
 	lock_set_timeout(setting_lock_timeout);
+	find_all(proof);
 	if (proof->writes)
 		check_at_once();
 	foreach(lc, proof->relations)
@@ -314,14 +351,6 @@ prove(FunctionCallInfo fcinfo, Proof *proof)
 {
 	memset(proof, 0, sizeof(Proof));
 	read_arguments(fcinfo, proof);
-	prove_find_relations(proof);
-	if (proof->relations == NIL ||
-		!((ProveRelation *) linitial(proof->relations))->is_table)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("no table has a column \"%s\"",
-						sql_printable(proof->column)),
-				 errhint("Name the tenant column in column_name, and the schemas in schemas.")));
 	rolled_back(proof, try_all, NULL);
 	check_substance(proof);
 	if (!proof->can_unset)
@@ -386,8 +415,17 @@ call_text(const Proof *proof)
 		appendStringInfo(&buf, ", column_name => %s", sql_literal(proof->column));
 	if (strcmp(proof->setting, "app.current_tenant_id") != 0)
 		appendStringInfo(&buf, ", setting => %s", sql_literal(proof->setting));
-	appendStringInfo(&buf, "%s) WHERE ok IS NOT TRUE;",
-					 proof->writes ? "" : ", writes => false");
+	if (!proof->writes)
+		appendStringInfoString(&buf, ", writes => false");
+	if (proof->skipped != NIL)
+	{
+		appendStringInfoString(&buf, ", skip => ARRAY[");
+		foreach(lc, proof->skipped)
+			appendStringInfo(&buf, "%s%s", lc == list_head(proof->skipped) ? "" : ", ",
+							 sql_literal(sql_relation(lfirst_oid(lc))));
+		appendStringInfoString(&buf, "]::regclass[]");
+	}
+	appendStringInfoString(&buf, ") WHERE ok IS NOT TRUE;");
 	return buf.data;
 }
 

@@ -88,6 +88,7 @@ typedef struct Proof
 	Oid			role;
 	char	   *tenants[2];
 	List	   *schemas;		/* NIL: all */
+	List	   *skipped;		/* OIDs of relations */
 	char	   *column;
 	char	   *setting;
 	bool		writes;

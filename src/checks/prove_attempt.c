@@ -114,13 +114,15 @@ prove_attempt(Proof *proof, ProveState state, ProveBody body, void *arg,
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	MemoryContext scratch = AllocSetContextCreate(context, "tenantmig probe",
+												  ALLOCSET_DEFAULT_SIZES);
 	ErrorData  *volatile error = NULL;
 	volatile bool entered = false;
 
 	CHECK_FOR_INTERRUPTS();
 	memset(outcome, 0, sizeof(ProveOutcome));
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
 		enter_role(proof, state);
@@ -136,6 +138,7 @@ prove_attempt(Proof *proof, ProveState state, ProveBody body, void *arg,
 	PG_END_TRY();
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
+	MemoryContextDelete(scratch);
 	CurrentResourceOwner = owner;
 
 	if (error == NULL)
@@ -213,20 +216,29 @@ prove_has_row(const ProveRelation *relation, int tenant, ProveOutcome *outcome)
 }
 
 /* The one query that the statement has become, if it works on a table that is
- * known here */
+ * looked at; otherwise the outcome says why not */
 static Query *
-find_query(const Proof *proof, List *queries, ProveRelation **relation)
+find_query(const Proof *proof, List *queries, ProveRelation **relation,
+		   ProveOutcome *outcome)
 {
-	Query	   *query;
+	Query	   *query = list_length(queries) == 1 ? linitial(queries) : NULL;
 
-	if (list_length(queries) != 1)
-		return NULL;
-	query = linitial_node(Query, queries);
-	if (query->commandType == CMD_SELECT || query->resultRelation == 0)
+	outcome->not_tried = true;
+	outcome->message = "a rule or an INSTEAD OF trigger stands in for it";
+	if (query == NULL || query->commandType == CMD_SELECT ||
+		query->resultRelation == 0)
 		return NULL;
 	*relation = prove_find(proof, rt_fetch(query->resultRelation,
 										   query->rtable)->relid);
-	return *relation != NULL && (*relation)->is_table ? query : NULL;
+	if (*relation == NULL)
+	{
+		outcome->message = "it works on a table that is not looked at";
+		return NULL;
+	}
+	if (!(*relation)->is_table)
+		return NULL;
+	outcome->not_tried = false;
+	return query;
 }
 
 /* See that it does no more than it is meant to; false if it cannot be tried */
@@ -235,15 +247,11 @@ bound_query(const Proof *proof, const ProveStatement *statement, List *queries,
 			ProveOutcome *outcome)
 {
 	ProveRelation *relation;
-	Query	   *query = find_query(proof, queries, &relation);
+	Query	   *query = find_query(proof, queries, &relation, outcome);
 	ListCell   *lc;
 
 	if (query == NULL)
-	{
-		outcome->not_tried = true;
-		outcome->message = "a rule or an INSTEAD OF trigger stands in for it";
 		return false;
-	}
 	switch (query->commandType)
 	{
 		case CMD_INSERT:

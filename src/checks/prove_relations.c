@@ -237,9 +237,12 @@ prove_find_relations(Proof *proof)
 	count = query_run(&query);
 	for (uint64 i = 0; i < count; i++)
 	{
-		MemoryContext spi = MemoryContextSwitchTo(context);
+		MemoryContext spi;
 		ProveRelation *relation;
 
+		if (list_member_oid(proof->skipped, query_get_oid(i, 1)))
+			continue;
+		spi = MemoryContextSwitchTo(context);
 		relation = make_relation(proof, query_get_oid(i, 1),
 								 query_get_text(i, 2)[0],
 								 query_get_oid(i, 3), query_get_oid(i, 4));

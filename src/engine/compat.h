@@ -18,6 +18,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_tablespace.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
@@ -34,11 +35,15 @@
 	object_ownercheck(RelationRelationId, (relid), (roleid))
 #define namespace_aclcheck(nspid, roleid, mode) \
 	object_aclcheck(NamespaceRelationId, (nspid), (roleid), (mode))
+#define tablespace_aclcheck(spcid, roleid, mode) \
+	object_aclcheck(TableSpaceRelationId, (spcid), (roleid), (mode))
 #else
 #define relation_ownercheck(relid, roleid) \
 	pg_class_ownercheck((relid), (roleid))
 #define namespace_aclcheck(nspid, roleid, mode) \
 	pg_namespace_aclcheck((nspid), (roleid), (mode))
+#define tablespace_aclcheck(spcid, roleid, mode) \
+	pg_tablespace_aclcheck((spcid), (roleid), (mode))
 #endif
 
 /* 17 replaced BackendId by ProcNumber: who holds a virtual transaction */

@@ -376,6 +376,9 @@ lock_trees(List *relids, LOCKMODE mode, int longest_ms, LockBlocker *blocker)
 			/* those that are had already are in others' way all the while */
 			lock_set_timeout((int) Max(1, (deadline - GetCurrentTimestamp()) / 1000));
 			LockRelationOid(current, mode);
+			/* who wants it finds out that it was dropped */
+			if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(current)))
+				continue;
 			foreach(below, find_all_inheritors(current, NoLock, NULL))
 			{
 				if (lfirst_oid(below) == lfirst_oid(lc))

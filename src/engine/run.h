@@ -50,6 +50,7 @@ typedef struct JobRun
 	MemoryContext scratch;		/* reset before every transaction */
 	Progress	progress;
 	int			sharers;		/* processes at work on this job; 0 is 1 */
+	int			most_sharers;	/* there have been */
 	struct Crew *crew;			/* those processes, or NULL */
 
 	/* Looks at the others of the crew, outside of any transaction, before each

@@ -689,6 +689,8 @@ backfill_run(JobRun *run)
 		run_bookkeeping(run, keep_triggers_body, &b);
 	json_put_int(facts, "rows_changed", run->progress.rows_done);
 	json_put_int(facts, "sweeps", b.sweeps);
+	if (b.options.workers > 1)
+		json_put_int(facts, "workers", Max(run->most_sharers, 1));
 	json_put_int(facts, "residue", residue);
 	json_put_text(facts, "trigger", b.options.keep_trigger ? "kept" : "removed");
 	run_note(run, json_end(facts));

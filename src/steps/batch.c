@@ -83,6 +83,17 @@ check_still_there(JobRun *run, Pass *pass)
 }
 
 /*
+ * A leaf that is read as a whole, with one snapshot, is not for helpers to
+ * share; the server can do it with workers of its own.
+ */
+static bool
+reads_in_parallel(const JobRun *run, const Pass *pass)
+{
+	return pass->sets == ROWS_WHOLE && pass->workers > 1 && run->sharers < 2 &&
+		pass->set.from == 0 && pass->set.open;
+}
+
+/*
  * The plan of the statement, kept for as long as its text stays the same.  The
  * join with a parent is worth a look at each batch.
  */
@@ -90,8 +101,9 @@ static SPIPlanPtr
 batch_plan(JobRun *run, Pass *pass, SourceStatement what)
 {
 	bool		listed = pass->set.tids != NULL;
+	bool		parallel = reads_in_parallel(run, pass);
 	Oid			types[3] = {listed ? TIDARRAYOID : TIDOID, TIDOID, TIDARRAYOID};
-	int			places = listed ? PLACES_LISTED : PLACES_BETWEEN;
+	int			places = listed ? PLACES_LISTED : parallel ? PLACES_ALL : PLACES_BETWEEN;
 	char	   *text;
 
 	if (pass->bad && pass->bad->count > 0)
@@ -107,8 +119,9 @@ batch_plan(JobRun *run, Pass *pass, SourceStatement what)
 		pass->plan = NULL;
 	}
 	pass->plan = SPI_prepare_cursor(text, 3, types,
-									pass->source->kind == SOURCE_VIA
-									? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
+									(pass->source->kind == SOURCE_VIA
+									 ? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN) |
+									(parallel ? CURSOR_OPT_PARALLEL_OK : 0));
 	if (pass->plan == NULL)
 		elog(ERROR, "could not prepare: %s", text);
 	(void) SPI_keepplan(pass->plan);
@@ -193,6 +206,11 @@ set_batch_timeouts(const Pass *pass)
 	/* compiling takes longer than a batch */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
+	if (pass->sets == ROWS_WHOLE)
+		(void) set_config_option("max_parallel_workers_per_gather",
+								 psprintf("%d", Max(pass->workers - 1, 0)),
+								 PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
 	/* deferred triggers would fire at commit, outside of the owner's rights */
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
@@ -253,8 +271,9 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 	values[0] = pass->set.tids ? PointerGetDatum(pass->set.tids)
 		: tid_datum(pass->set.from);
 	values[1] = tid_datum(pass->set.open ? MaxBlockNumber : pass->set.until);
-	values[2] = PointerGetDatum(pass->bad && pass->bad->count > 0
-								? tid_array(pass->bad->tids, pass->bad->count) : NULL);
+	/* parallel workers get a copy, used or not */
+	values[2] = PointerGetDatum(pass->bad ? tid_array(pass->bad->tids, pass->bad->count)
+								: tid_array(NULL, 0));
 	if (!pass->pass_over_locked)
 		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
 	set_join_method(pass);

@@ -366,6 +366,7 @@ lead_tend(JobRun *run)
 	if (helper_count(crew) + 1 >= crew->wanted && crew->wanted == led_pass->workers)
 		set_reason(run, NULL);
 	run->sharers = crew_sharers(shared);
+	run->most_sharers = Max(run->most_sharers, run->sharers);
 }
 
 /* How many workers there is something to do for */

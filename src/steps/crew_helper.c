@@ -161,7 +161,8 @@ take_part(Crew *crew, int taker)
 	lock_claim_helper(shared->job);
 	STOP_POINT("helper-working");
 	error = run_catch(run, help, &pass);
-	QueryCancelPending = false;
+	/* what comes now is not for the pass any more, and this process ends */
+	HOLD_CANCEL_INTERRUPTS();
 	if (error && !run->lost && !told_to_stop(shared))
 		report_error(shared, error);
 	lock_release_helper(shared->job);

@@ -379,12 +379,42 @@ unfence_holds(const Job *job, Oid relid)
 	return true;
 }
 
+static bool
+begins_with(const char *text, const char *prefix)
+{
+	return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+/*
+ * What was made since under the name, or came with a new parent, stays: a
+ * trigger is only dropped if it stands by itself, only made if there is none,
+ * and only switched if it is there.
+ */
+static char *
+fence_find_inverse(const Job *target, const JobStep *step, Oid relid)
+{
+	const char *name = strstr(step->statement, "TRIGGER ") + strlen("TRIGGER ");
+	FenceTrigger trigger;
+	bool		found;
+
+	name = begins_with(name, FENCE_TRUNCATE_TRIGGER) ? FENCE_TRUNCATE_TRIGGER
+		: FENCE_TRIGGER;
+	found = find_trigger(relid, name, &trigger);
+	if (found == begins_with(step->inverse, "CREATE") ||
+		(found && !trigger.ours) ||
+		(found && trigger.clone && begins_with(step->inverse, "DROP")))
+		return NULL;
+	return template_render(step->inverse, relid);
+}
+
 const StepOps fence_ops = {
 	.kind = "fence_tenants",
 	.holds = fence_holds,
+	.find_inverse = fence_find_inverse,
 };
 
 const StepOps unfence_ops = {
 	.kind = "unfence_tenants",
 	.holds = unfence_holds,
+	.find_inverse = fence_find_inverse,
 };

@@ -231,13 +231,19 @@ fk_rename_text(const char *from, const char *to)
 }
 
 char *
-fk_temporary_name(int64 job, const char *name, Oid distinct)
+fk_temporary_name(int64 job, const char *name, Oid distinct, bool first)
 {
-	char	   *prefix = psprintf("tenantmig_" INT64_FORMAT "_", job);
+	char	   *prefix = psprintf("%stenantmig_" INT64_FORMAT "_", first ? "!" : "", job);
 
 	return sql_derived_name(prefix, name,
 							strlen(prefix) + strlen(name) < NAMEDATALEN ? ""
 							: psprintf("_%u", distinct));
+}
+
+bool
+fk_is_temporary(const char *name)
+{
+	return strncmp(name[0] == '!' ? name + 1 : name, "tenantmig_", 10) == 0;
 }
 
 List *

@@ -42,9 +42,16 @@ extern ForeignKey *fk_parse(Jsonb *object);
 /* FOREIGN KEY (...) REFERENCES ..., without NOT VALID, as a template */
 extern char *fk_definition(const ForeignKey *fk);
 
-/* A name for one of the job's own until it gets that of what it replaces; the
- * OID keeps apart what is alike after truncation */
-extern char *fk_temporary_name(int64 job, const char *name, Oid distinct);
+/*
+ * A name for one of the job's own until it gets that of what it replaces; the
+ * OID keeps apart what is alike after truncation.  first: one that comes before
+ * all others, for the partitions of a table: the server attaches the first by
+ * name that is the same as the table's, and one that the partition had before
+ * must not go with that.
+ */
+extern char *fk_temporary_name(int64 job, const char *name, Oid distinct,
+							   bool first);
+extern bool fk_is_temporary(const char *name);
 
 /* The child, or its leaf partitions as they are now */
 extern List *fk_tables(Oid child);

@@ -275,7 +275,7 @@ find_same(const ForeignKey *fk, const char *name, char **found)
 			   " JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum) "
 			   "AND $6 = (SELECT jsonb_agg(a.attname ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k (attnum, n) "
 			   " JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum) "
-			   "AND c.conname NOT LIKE 'tenantmig\\_%' ORDER BY c.conname LIMIT 1");
+			   "AND c.conname !~ '^!?tenantmig_' ORDER BY c.conname LIMIT 1");
 	query_oid(&query, fk->child);
 	query_oid(&query, fk->referenced);
 	query_datum(&query, CHAROID, CharGetDatum(fk->on_delete), false);
@@ -429,18 +429,6 @@ typedef struct AddRun
 } AddRun;
 
 /*
- * What the foreign keys of the partitions are called until the table has its
- * own.  The server then attaches the first by name that is the same.  If that
- * were one that the partition had before, it would go with the table's when
- * that is dropped.
- */
-static char *
-leaf_name(int64 job, const char *name)
-{
-	return sql_derived_name(psprintf("!tenantmig_" INT64_FORMAT "_", job), name, "");
-}
-
-/*
  * The name is settled and journaled before the constraint is made.  On a
  * partitioned table the partitions' get the same name, as the server would name
  * them.
@@ -470,7 +458,7 @@ resolve_body(JobRun *run, void *arg)
 		job_merge_summary(run->job->id, json_end(facts));
 	}
 	a->name = a->partitioned
-		? leaf_name(run->job->id, a->fk->name) : a->fk->name;
+		? fk_temporary_name(run->job->id, a->fk->name, run->relid, true) : a->fk->name;
 	if (!OidIsValid(find_same(a->fk, a->fk->name, &a->same)))
 		a->same = NULL;
 }

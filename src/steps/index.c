@@ -42,7 +42,9 @@
 #include "engine/sqltext.h"
 #include "engine/template.h"
 #include "steps/index_build.h"
+#include "steps/index_options.h"
 #include "steps/kinds.h"
+#include "steps/plan_lock.h"
 #include "steps/target.h"
 
 PG_FUNCTION_INFO_V1(tenantmig_create_index);
@@ -176,6 +178,7 @@ check_definition(Jsonb *arguments, Oid relid, Oid am)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 				 errmsg("functions in index predicate must be marked IMMUTABLE")));
+	index_check_storage(stmt->options, am);
 	identity_leave(&saved);
 }
 
@@ -189,6 +192,8 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, List **names)
 	List	   *elements;
 	char	   *predicate = target_arg_text(fcinfo, 4);
 	char	   *method = target_arg_name(fcinfo, 5);
+	char	   *tablespace = target_arg_name(fcinfo, 8);
+	bool		nulls_not_distinct = PG_GETARG_BOOL(9);
 	Oid			am;
 
 	check_columns(relid, columns, include, &elements, names);
@@ -196,6 +201,15 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, List **names)
 					  list_length(include));
 	if (predicate)
 		sql_check_expression(predicate, "predicate");
+	if (tablespace)
+		index_check_tablespace(tablespace, relid);
+	if (PG_GETARG_BOOL(3))
+		index_check_unique(relid, *names);
+	else if (nulls_not_distinct)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("nulls_not_distinct is for unique indexes"),
+				 errhint("Add is_unique => true.")));
 	json_put_list(object, "columns", columns);
 	json_put_list(object, "elements", elements);
 	json_put_list(object, "names", *names);
@@ -204,6 +218,10 @@ call_arguments(FunctionCallInfo fcinfo, Oid relid, List **names)
 	json_put_text(object, "predicate", predicate);
 	json_put_text(object, "method", method);
 	json_put_list(object, "include", include);
+	json_put_text(object, "tablespace", tablespace);
+	if (nulls_not_distinct)
+		json_put_bool(object, "nulls_not_distinct", true);
+	json_put_text(object, "storage", index_storage_text(PG_GETARG_JSONB_P(10)));
 	arguments = json_end(object);
 	check_definition(arguments, relid, am);
 	return arguments;
@@ -239,7 +257,7 @@ Datum
 tenantmig_create_index(PG_FUNCTION_ARGS)
 {
 	static const char *const required[] = {"relation", "columns", NULL, "is_unique",
-	NULL, "method", "include", "dry_run"};
+	NULL, "method", "include", "dry_run", NULL, "nulls_not_distinct", "storage"};
 	Oid			relid;
 	char	   *name;
 	List	   *names;
@@ -300,6 +318,12 @@ index_plan_table(const Job *job, Oid relid, Oid table, Jsonb *spec,
 					  index_create_text(spec, name, partitioned),
 					  index_drop_text(name, !partitioned), false,
 					  partitioned ? ShareLock : ShareUpdateExclusiveLock);
+	estimate->locks = lappend(estimate->locks, partitioned
+							  ? plan_lock(table, ShareLock, "for its index, which is empty, some milliseconds")
+							  : plan_lock(table, ShareUpdateExclusiveLock, "while its index is built"));
+	if (table != relid && get_rel_relispartition(table) && OidIsValid(relid))
+		estimate->locks = lappend(estimate->locks, psprintf("ACCESS EXCLUSIVE on the index of %s, while it is attached, some milliseconds: readers and writers of that partition wait",
+															sql_relation(table)));
 	if (!partitioned)
 	{
 		blocks = RelationGetNumberOfBlocks(relation);
@@ -340,6 +364,7 @@ index_plan(const Job *job, Oid relid)
 
 	index_plan_build(job, relid, job->arguments, &estimate);
 	index_put_estimate(plan, &estimate);
+	json_put_list(plan, "locks", estimate.locks);
 	return json_end(plan);
 }
 

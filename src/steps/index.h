@@ -68,6 +68,7 @@ typedef struct IndexEstimate
 	int64		blocks;
 	double		bytes;			/* of disk, and of WAL */
 	double		ms;
+	List	   *locks;			/* what each takes, see plan_lock.h */
 } IndexEstimate;
 
 extern void index_plan_build(const Job *job, Oid relid, Jsonb *spec,

@@ -101,7 +101,7 @@ table_change(const Job *job, KeyDef *now, KeyDef *wanted)
 	t->now = now;
 	t->wanted = wanted;
 	t->temporary = fk_temporary_name(job->id, wanted->name ? wanted->name : "none",
-									 t->table);
+									 t->table, false);
 	return t;
 }
 
@@ -155,7 +155,8 @@ add_foreign_key_change(const Job *job, KeyChange *change, ForeignKey *now,
 
 	f->now = now;
 	f->wanted = wanted;
-	f->temporary = fk_temporary_name(job->id, wanted->name, now->constraint);
+	f->temporary = fk_temporary_name(job->id, wanted->name, now->constraint,
+									 get_rel_relkind(now->child) == RELKIND_PARTITIONED_TABLE);
 	change->foreign_keys = lappend(change->foreign_keys, f);
 }
 

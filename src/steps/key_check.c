@@ -352,12 +352,49 @@ check_columns(const KeyChange *change, const FkChange *f, bool calling)
 	}
 }
 
+/*
+ * A fill trigger finds the parent by the columns of the old foreign key.  Those
+ * will not tell one row of the parent from another, and the trigger would fail
+ * each INSERT of the application.
+ */
+static void
+check_fill_triggers(const KeyChange *change, const ForeignKey *fk)
+{
+	OwnQuery	query;
+	JsonObject *names = json_begin();
+	List	   *triggers;
+
+	json_put_list(names, "via", lappend(list_copy(fk->columns), fk->name));
+	query_init(&query, "SELECT DISTINCT quote_ident(t.tgname) FROM pg_trigger t "
+			   "JOIN tenantmig.job j ON t.tgargs = j.id::text::bytea || decode('00', 'hex') "
+			   "WHERE t.tgfoid = 'tenantmig.fill_tenant'::regproc AND j.kind = 'backfill' "
+			   "AND (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_partition_tree($1))) "
+			   "AND $2 @> to_jsonb(j.arguments ->> 'via') "
+	/* one that goes with its job, which comes first */
+			   "AND (j.state NOT IN ('queued', 'running', 'paused') OR j.options @> '{\"keep_trigger\": true}') "
+			   "ORDER BY 1");
+	query_oid(&query, fk->child);
+	query_jsonb(&query, json_nested(json_end(names), "via"));
+	triggers = query_texts(&query);
+	if (triggers == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("new rows of %s take their tenant through foreign key %s",
+					sql_relation(fk->child), quote_identifier(fk->name)),
+			 errdetail("Trigger %s looks up the row of %s by columns that will not tell its rows apart any more, and would fail each INSERT.",
+					   join(triggers), sql_relation(change->relid)),
+			 errhint("Let the application give the tenant, or a default (set_default of tenantmig.enable_rls), then DROP TRIGGER %s ON %s; and call again. Or use foreign_keys => 'keep'.",
+					 (char *) linitial(triggers), sql_relation(fk->child))));
+}
+
 static void
 check_foreign_key(const KeyChange *change, const FkChange *f, bool calling)
 {
 	const ForeignKey *fk = f->now;
 
 	check_columns(change, f, calling);
+	check_fill_triggers(change, fk);
 	if (fk->on_update == FKCONSTR_ACTION_SETNULL ||
 		fk->on_update == FKCONSTR_ACTION_SETDEFAULT)
 		refuse_foreign_key(fk, "Its action ON UPDATE would set the tenant too; the server knows a list of columns for ON DELETE only.",
@@ -414,7 +451,7 @@ key_check_back(const KeyChange *change, const Job *target)
 		foreach(other, change->foreign_keys)
 			if (fk && ((FkChange *) lfirst(other))->now->constraint == fk->constraint)
 				ours = true;
-		if (fk && !ours && strncmp(fk->name, "tenantmig_", 10) != 0)
+		if (fk && !ours && !fk_is_temporary(fk->name))
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot undo job " INT64_FORMAT ": foreign key %s of %s points at the new primary key",

@@ -33,6 +33,8 @@
 #include "engine/stop_point.h"
 #include "engine/template.h"
 #include "steps/kinds.h"
+#include "steps/not_null.h"
+#include "steps/plan_lock.h"
 #include "steps/source.h"
 #include "steps/target.h"
 
@@ -64,25 +66,13 @@ tenantmig_set_not_null(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(job_submit(&request));
 }
 
-/* The statements, as templates; the names are the job's own */
-typedef struct NotNullTexts
+void
+not_null_texts(int64 job, const char *name, NotNullTexts *t)
 {
-	char	   *constraint;
-	char	   *add;
-	char	   *drop;
-	char	   *validate;
-	char	   *set;
-	char	   *unset;
-} NotNullTexts;
-
-static void
-write_texts(const Job *job, NotNullTexts *t)
-{
-	const char *name = json_text(job->arguments, "column");
 	const char *column = quote_identifier(name);
 	const char *constraint;
 
-	t->constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job->id),
+	t->constraint = sql_derived_name(psprintf("tenantmig_" INT64_FORMAT "_", job),
 									 name, "");
 	constraint = quote_identifier(t->constraint);
 	t->add = template_make("ALTER TABLE %R ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
@@ -93,11 +83,17 @@ write_texts(const Job *job, NotNullTexts *t)
 	t->unset = template_make("ALTER TABLE %R ALTER COLUMN %s DROP NOT NULL", column);
 }
 
+static void
+write_texts(const Job *job, NotNullTexts *t)
+{
+	not_null_texts(job->id, json_text(job->arguments, "column"), t);
+}
+
 /*
  * DROP NOT NULL goes down to the partitions and children; those that were NOT
  * NULL before must get it back.  So each of them has a step of its own, before
- * that of the table, to which undo comes afterwards; the step itself finds
- * that there is nothing to do.
+ * that of the table, which tells undo of it (not_null_undo.c); the step itself
+ * finds that there is nothing to do.
  */
 static List *
 not_null_before(const Job *job, Oid relid)
@@ -224,6 +220,13 @@ not_null_plan(const Job *job, Oid relid)
 	}
 	if (!proven)
 		plan_steps(job, relid, &t);
+	json_put_list(plan, "locks", proven
+				  ? list_make1(plan_lock(relid, ShareUpdateExclusiveLock, "while the rows are read"))
+				  : list_make4(
+		plan_lock(relid, AccessExclusiveLock, "for the check constraint, some milliseconds"),
+		plan_lock(relid, ShareUpdateExclusiveLock, "while the rows are read"),
+		plan_lock(relid, AccessExclusiveLock, "for SET NOT NULL, some milliseconds"),
+		plan_lock(relid, AccessExclusiveLock, "to drop the check constraint, some milliseconds")));
 	json_put_int(plan, "rows_total", 0);
 	json_put_int(plan, "rows_unresolved", nulls);
 	json_put_list(plan, "unresolved_examples", examples);
@@ -415,4 +418,5 @@ const StepOps not_null_ops = {
 	.plan = not_null_plan,
 	.run = not_null_run,
 	.holds = column_is_not_null,
+	.take_back = not_null_take_back,
 };

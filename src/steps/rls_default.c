@@ -12,7 +12,6 @@
 #include "access/table.h"
 #include "catalog/heap.h"
 #include "catalog/pg_attribute.h"
-#include "nodes/nodes.h"
 #include "parser/parse_node.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"

@@ -174,6 +174,8 @@ source_in_places(const Source *source, int places)
 	if (places & PLACES_LISTED)
 		return psprintf("%s.ctid OPERATOR(pg_catalog.=) ANY ($1)%s",
 						source_alias(source), except);
+	if (places & PLACES_ALL)
+		return psprintf("true%s", except);
 	return psprintf("%s.ctid OPERATOR(pg_catalog.>=) $1 AND "
 					"%s.ctid OPERATOR(pg_catalog.<) $2%s",
 					source_alias(source), source_alias(source), except);

@@ -102,8 +102,9 @@ typedef enum SourcePlaces
 	PLACES_BETWEEN = 0,			/* those between two tids, $1 and $2, the first
 								 * included */
 	PLACES_LISTED = 1,			/* those at the tids of the array $1 */
-	PLACES_EXCEPT = 2			/* added to one of these: not those of the array
+	PLACES_EXCEPT = 2,			/* added to one of these: not those of the array
 								 * $3 */
+	PLACES_ALL = 4				/* instead of one of these: any */
 } SourcePlaces;
 
 /* The text of a statement for one leaf */

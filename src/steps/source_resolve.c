@@ -268,9 +268,13 @@ is_to_partition(Form_pg_constraint form)
 	return whole != form->confrelid;
 }
 
-/* The foreign keys of one relation that "via" may mean */
+/*
+ * The foreign keys of one relation that "via" may mean.  A column is no name for
+ * one that needs the value already to find the parent, as it is once keys are
+ * tenant-scoped.
+ */
 static List *
-foreign_keys_of(Oid relid, const char *via)
+foreign_keys_of(Oid relid, const char *via, const char *column)
 {
 	List	   *by_name = NIL;
 	List	   *by_column = NIL;
@@ -293,7 +297,8 @@ foreign_keys_of(Oid relid, const char *via)
 		fk = read_foreign_key(relid, tuple);
 		if (strcmp(fk->name, via) == 0)
 			by_name = lappend(by_name, fk);
-		if (list_has_name(fk->child_columns, via))
+		if (list_has_name(fk->child_columns, via) &&
+			!list_has_name(fk->child_columns, column))
 			by_column = lappend(by_column, fk);
 	}
 	systable_endscan(scan);
@@ -328,13 +333,15 @@ find_foreign_key(Source *source)
 	ListCell   *lc;
 
 	foreach(lc, find_all_inheritors(source->relid, NoLock, NULL))
-		found = list_concat(found, foreign_keys_of(lfirst_oid(lc), source->via));
+		found = list_concat(found, foreign_keys_of(lfirst_oid(lc), source->via,
+															 source->column));
 	if (found == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("relation %s has no foreign key %s",
 						sql_relation(source->relid), quote_identifier(source->via)),
-				 errdetail("via takes the name of a foreign-key constraint, or of a column that has one."),
+				 errdetail("via takes the name of a foreign-key constraint, or of a column that has one without %s.",
+						   quote_identifier(source->column)),
 				 errhint("List them with: SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f' AND conrelid = %s::regclass;",
 						 sql_literal(sql_relation(source->relid)))));
 	foreach(lc, found)
@@ -371,6 +378,14 @@ check_via(Source *source)
 	ForeignKey *fk = find_foreign_key(source);
 	TargetColumn parent_column;
 
+	if (list_has_name(fk->child_columns, source->column))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("foreign key %s of %s cannot give column %s its value",
+						quote_identifier(fk->name), sql_relation(source->relid),
+						quote_identifier(source->column)),
+				 errdetail("The column is part of it: the parent of a row that has no value yet cannot be found."),
+				 errhint("Give the value as an expression over the row's own columns.")));
 	source->parent = fk->parent;
 	source->child_columns = fk->child_columns;
 	source->parent_columns = fk->parent_columns;

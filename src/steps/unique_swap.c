@@ -293,17 +293,14 @@ unique_plan(const Job *job, List *changes, JsonObject *plan, List *warnings)
 {
 	IndexEstimate estimate = {.rows = 0};
 	UniqueChange *root = linitial(changes);
-	List	   *locks = NIL;
 	ListCell   *lc;
 
 	foreach(lc, changes)
 	{
 		UniqueChange *c = lfirst(lc);
 
-		if (c->partitioned)
-			continue;
-		c->built = index_plan_table(job, InvalidOid, c->table, c->wanted, &estimate);
-		locks = lappend(locks, plan_lock(c->table, ShareUpdateExclusiveLock, "while its index is built"));
+		if (!c->partitioned)
+			c->built = index_plan_table(job, InvalidOid, c->table, c->wanted, &estimate);
 	}
 	plan_step(job, root, drop_text(root), unique_inverse_text(root));
 	foreach(lc, changes)
@@ -317,10 +314,11 @@ unique_plan(const Job *job, List *changes, JsonObject *plan, List *warnings)
 
 		foreach(text, detail_texts(c))
 			plan_step(job, c, lfirst(text), NULL);
-		locks = lappend(locks, plan_lock(c->table, AccessExclusiveLock,
-										 "for the swap, some milliseconds"));
+		estimate.locks = lappend(estimate.locks,
+								 plan_lock(c->table, AccessExclusiveLock,
+										   "for the swap, some milliseconds"));
 	}
 	index_put_estimate(plan, &estimate);
-	json_put_list(plan, "locks", locks);
+	json_put_list(plan, "locks", estimate.locks);
 	json_put_list(plan, "warnings", warnings);
 }

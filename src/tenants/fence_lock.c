@@ -24,7 +24,6 @@
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 

@@ -499,7 +499,7 @@ sub assert_clean
 		UNION ALL
 		SELECT 'constraint ' || c.conname || ' on ' || c.conrelid::regclass
 		  FROM pg_constraint c
-		 WHERE c.conname LIKE 'tenantmig%'
+		 WHERE c.conname LIKE '%tenantmig%'
 		   AND c.connamespace <> 'tenantmig'::regnamespace
 		   AND NOT EXISTS (SELECT FROM tenantmig.job_step s
 				WHERE s.state = 'done' AND NOT s.temporary

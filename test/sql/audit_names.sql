@@ -78,6 +78,7 @@ END $$;
 SET client_min_messages = error;
 CALL public.mend_all(:'role_name', :'schema_name', :'col_name');
 SELECT * FROM public.trouble;
+SELECT kind, state, error FROM tenantmig.jobs WHERE state <> 'succeeded';
 SELECT * FROM tenantmig.audit_rls(:'role_name', ARRAY[:'schema_name']::name[], :'col_name');
 SELECT count(*) AS canary FROM canary;
 

@@ -43,6 +43,9 @@ ALTER ROLE regress_tm_app CREATEROLE;
 SELECT (SELECT count(*) FROM seen('role_bypasses')) = (current_setting('server_version_num')::int < 160000)::int AS told;
 ALTER ROLE regress_tm_app NOCREATEROLE;
 
+-- nothing can be done about the first of them
+SELECT check_name, role_name = (SELECT rolname FROM pg_roles WHERE oid = 10) AS first, mend FROM seen('role%', (SELECT rolname FROM pg_roles WHERE oid = 10));
+
 --
 -- 21. REPLICATION
 --
@@ -90,6 +93,37 @@ CALL mends('view_bypasses');
 SELECT * FROM seen();
 DROP VIEW v;
 ALTER TABLE orders FORCE ROW LEVEL SECURITY;
+
+-- one of a role that the policies hold for, and let see all
+CREATE ROLE regress_tm_reports;
+GRANT SELECT ON orders TO regress_tm_reports;
+GRANT ALL ON SCHEMA regress_tm_audit TO regress_tm_reports;
+SET ROLE regress_tm_reports;
+CREATE VIEW v AS SELECT * FROM orders;
+CREATE FUNCTION f() RETURNS SETOF orders LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT * FROM orders; END;
+RESET ROLE;
+GRANT SELECT ON v TO regress_tm_app;
+SELECT * FROM seen();
+ALTER POLICY tenantmig_isolation ON orders TO regress_tm_app;
+SELECT * FROM seen();
+CALL mends('%');
+SELECT * FROM seen();
+-- an admin's view shows everybody his own tenant, an admin's function all
+ALTER VIEW v RESET (security_invoker);
+ALTER FUNCTION f SECURITY DEFINER;
+SELECT tenantmig.enable_rls('orders', admin_roles => '{regress_tm_reports}') > 0 AS changed;
+SELECT * FROM seen();
+INSERT INTO orders (tenant_id) VALUES ('a'), ('b');
+SET ROLE regress_tm_app;
+SET app.current_tenant_id = 'a';
+SELECT (SELECT count(*) FROM v) AS view, (SELECT count(*) FROM f()) AS function;
+RESET app.current_tenant_id;
+RESET ROLE;
+DELETE FROM orders;
+CALL mends('definer_function');
+SELECT tenantmig.enable_rls('orders') > 0 AS changed;
+DROP OWNED BY regress_tm_reports;
+DROP ROLE regress_tm_reports;
 
 --
 -- 5. Materialized views
@@ -249,6 +283,27 @@ SELECT v AS version, tenantmig.missing_fixes(v) FROM unnest(ARRAY[
 	170000, 170001, 170005, 170006, 180000, 190000]) v;
 SELECT tenantmig.missing_fixes(current_setting('server_version_num')::int) IS NULL
 	= NOT EXISTS (SELECT FROM tenantmig.audit_rls() WHERE check_name = 'server_version' AND mend IS NULL) AS told;
+
+--
+-- Many roles: what one statement mends is one row, and of login roles that are
+-- members of the same one stands for all
+--
+DROP TRIGGER fill ON orders;
+DROP TRIGGER fill ON customers;
+DROP TRIGGER log ON customers;
+CREATE ROLE regress_tm_all;
+CREATE ROLE regress_tm_1 LOGIN IN ROLE regress_tm_all;
+CREATE ROLE regress_tm_2 LOGIN IN ROLE regress_tm_all;
+CREATE ROLE regress_tm_3 LOGIN IN ROLE regress_tm_all;
+CREATE ROLE regress_tm_gate LOGIN NOINHERIT IN ROLE regress_tm_1, regress_tm_2, regress_tm_3;
+GRANT SELECT, TRUNCATE ON orders TO regress_tm_all;
+SELECT check_name, object, role_name, detail FROM tenantmig.audit_rls(schemas => '{regress_tm_audit}');
+SELECT check_name, object, role_name, detail FROM tenantmig.audit_rls('regress_tm_gate', '{regress_tm_audit}');
+CALL mends('privilege_beyond_rls', 'regress_tm_gate');
+SELECT * FROM seen(role => NULL);
+DROP ROLE regress_tm_1, regress_tm_2, regress_tm_3, regress_tm_gate;
+DROP OWNED BY regress_tm_all;
+DROP ROLE regress_tm_all;
 
 DROP SCHEMA regress_tm_audit CASCADE;
 DROP ROLE regress_tm_owner, regress_tm_app, regress_tm_bypass, regress_tm_super, regress_tm_middle;

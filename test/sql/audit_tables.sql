@@ -91,7 +91,7 @@ SELECT * FROM seen();
 CALL mends('child_unprotected');
 SELECT * FROM seen();
 -- policies like those of the parent
-SELECT tenantmig.enable_rls('notes', roles => '{regress_tm_app}', admin_roles => '{regress_tm_owner}', on_missing => 'error') > 0 AS changed;
+SELECT tenantmig.enable_rls('notes', roles => '{regress_tm_app}', admin_roles => '{regress_tm_owner}', on_missing => 'error', inline => true) > 0 AS changed;
 CREATE TABLE old_notes (CHECK (id < 0)) INHERITS (notes);
 CREATE INDEX ON old_notes (tenant_id);
 GRANT INSERT ON old_notes TO regress_tm_app;
@@ -129,6 +129,13 @@ CALL mends('privilege_beyond_rls');
 SELECT has_table_privilege('regress_tm_app', 'orders', 'TRUNCATE');
 REVOKE ALL ON orders FROM regress_tm_grantor;
 DROP ROLE regress_tm_group;
+
+-- what tables will have that are made from now on
+ALTER DEFAULT PRIVILEGES FOR ROLE regress_tm_owner IN SCHEMA regress_tm_audit GRANT ALL ON TABLES TO regress_tm_app;
+ALTER DEFAULT PRIVILEGES FOR ROLE regress_tm_owner GRANT TRUNCATE ON TABLES TO PUBLIC;
+SELECT check_name, severity, object, role_name, replace(mend, 'MAINTAIN, ', '') AS mend FROM seen();
+CALL mends('privilege_beyond_rls');
+SELECT * FROM seen();
 
 --
 -- 22. Foreign tables

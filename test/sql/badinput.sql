@@ -97,10 +97,11 @@ FROM unnest(ARRAY['', ' ', '-- nothing', 'a, b', 'region, region', '1) WHERE fal
 	'NULL', '''x'' COLLATE nope', '1', 'ARRAY[region]', 'region = ', '(region', 'region)', E'region\n; SELECT 1', 'E''\x00''',
 	'CURRENT OF c', 'orders', 'tenantmig_parent.region', '/* ', '''', '$$', 'OPERATOR(nope.=)(1)', 'grouping(region)::text', 'tenant_id']) e;
 SELECT e, tm_test.sqlstate(format($$SELECT tenantmig.backfill('others', expression => %L)$$, e)) FROM unnest(ARRAY['id', '''x''', 'id::text']) e;
-SELECT tm_test.changes('orders', '');
 SELECT arguments ->> 'expression' AS recorded FROM tenantmig.job
 WHERE schema_name = 'tm_bad' AND kind = 'backfill' AND arguments ? 'expression' ORDER BY id;
 CALL tm_test.wait_until($$SELECT count(*) = 0 FROM tenantmig.jobs WHERE relation LIKE 'tm_bad.%' AND state IN ('queued', 'running')$$);
+SELECT c FROM tm_test.changes('orders', '') c WHERE c !~ 'rows, digest';
+SELECT count(*) AS rows, count(region) AS regions FROM orders;
 UPDATE orders SET tenant_id = NULL;
 
 --
@@ -136,7 +137,9 @@ CREATE TABLE good (function text, n int, argument text);
 INSERT INTO good SELECT f, n, a FROM (VALUES
 	('add_tenant_column', ARRAY['''orders''', '''x''', '''text''']),
 	('backfill', ARRAY['''orders''', '''tenant_id''', '''a''', 'NULL', 'NULL', 'NULL', '''{}''', 'false']),
-	('create_index', ARRAY['''orders''', '''{id}''', 'NULL', 'false', 'NULL', '''btree''', '''{}''', 'false']),
+	('create_index', ARRAY['''orders''', '''{id}''', 'NULL', 'false', 'NULL', '''btree''', '''{}''', 'false', 'NULL', 'false', '''{}''']),
+	('scope_unique', ARRAY['''orders''', '''orders_pkey''', '''tenant_id''', 'true']),
+	('suggest_indexes', ARRAY['''orders''', '''tenant_id''']),
 	('set_not_null', ARRAY['''orders''', '''tenant_id''', 'false']),
 	('set_primary_key', ARRAY['''orders''', '''{id}''', '''keep''', 'false']),
 	('add_foreign_key', ARRAY['''orders''', '''{id}''', '''orders''', '''{id}''', 'NULL', '''CASCADE''', 'false']),

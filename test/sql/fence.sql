@@ -220,6 +220,29 @@ UPDATE events SET day = 5 WHERE day = 15 AND tenant_id = 'fb' AND ctid = (SELECT
 SELECT tenantmig.undo(:job) AS undo \gset
 CALL tenantmig.wait(:undo);
 SELECT tm_test.changes('events');
+-- a table that brings a fence of its own loses it first
+SELECT tenantmig.fence_tenants('events') AS job \gset
+CREATE TABLE events_4 (day int, tenant_id text);
+SELECT tenantmig.fence_tenants('events_4') AS job_4 \gset
+SELECT attempt('ALTER TABLE events ATTACH PARTITION events_4 FOR VALUES FROM (40) TO (50)');
+SELECT tenantmig.unfence_tenants('events_4') > 0 AS unfenced;
+ALTER TABLE events ATTACH PARTITION events_4 FOR VALUES FROM (40) TO (50);
+SELECT tenantmig.fence_tenants('events') > :job AS another_job;
+SELECT split_part(attempt('INSERT INTO events_4 VALUES (45, ''fc'')'), E'\n', 1), split_part(attempt('TRUNCATE events_4'), E'\n', 1);
+-- the undo of that job leaves what came with the new parent
+SELECT tenantmig.undo(:job_4) AS undo \gset
+CALL tenantmig.wait(:undo);
+SELECT split_part(attempt('INSERT INTO events_4 VALUES (45, ''fc'')'), E'\n', 1);
+-- one that was switched off on a partition alone
+ALTER TABLE events_1 DISABLE TRIGGER tenantmig_fence;
+SELECT tm_test.keep('events');
+SELECT tenantmig.fence_tenants('events') AS job \gset
+SELECT statement, inverse FROM tenantmig.job_step WHERE job = :job ORDER BY position;
+SELECT split_part(attempt('INSERT INTO events VALUES (5, ''fc'')'), E'\n', 1);
+SELECT tenantmig.undo(:job) AS undo \gset
+CALL tenantmig.wait(:undo);
+SELECT * FROM tm_test.changes('events') c;
+
 CREATE TABLE base (id int, tenant_id text);
 CREATE TABLE child () INHERITS (base);
 SELECT tenantmig.fence_tenants('base') AS job \gset

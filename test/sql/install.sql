@@ -25,6 +25,10 @@ SELECT obj_description('tenantmig'::regnamespace, 'pg_namespace') IS NOT NULL AS
        obj_description(oid, 'pg_extension') IS NOT NULL AS extension_has_comment
 FROM pg_extension WHERE extname = 'tenantmig';
 
+-- rows of all tables can be deleted where a publication has all tables
+SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'tenantmig'::regnamespace AND c.relkind = 'r' AND c.relreplident = 'd'
+      AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary);
+
 -- what every call takes and gives, in order, with defaults; p: a procedure
 \pset format unaligned
 SELECT p.proname || '(' || pg_get_function_arguments(p.oid) || ')'

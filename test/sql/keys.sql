@@ -194,6 +194,23 @@ SELECT * FROM keys('p', 'c');
 SELECT tm_test.try(format('SELECT tenantmig.undo(%s)', :cn));
 SELECT tm_test.try(format('SELECT tenantmig.undo(%s)', :cb));
 
+-- a trigger that finds the parent by the old key, and a foreign key that needs
+-- the tenant to find it
+CREATE TABLE up (id int PRIMARY KEY, tenant_id text NOT NULL); CREATE TABLE down (id int PRIMARY KEY, up int NOT NULL REFERENCES up, tenant_id text);
+INSERT INTO up SELECT i, 't' || i % 2 FROM generate_series(1, 10) i; INSERT INTO down SELECT i, i FROM generate_series(1, 10) i;
+SELECT tenantmig.backfill('down', via => 'up', options => '{"keep_trigger": true}') AS job \gset
+CALL tenantmig.wait(:job);
+SELECT tenantmig.set_not_null('down') AS job \gset
+CALL tenantmig.wait(:job);
+SELECT regexp_replace(tm_test.try($$SELECT tenantmig.set_primary_key('up', '{tenant_id,id}')$$), 'zz_tenantmig_[0-9]+', 'zz_tenantmig_N', 'g') AS try;
+SELECT tenantmig.set_primary_key('up', '{tenant_id,id}', 'keep') AS job \gset
+CALL tenantmig.wait(:job);
+ALTER TABLE down ADD CONSTRAINT paired FOREIGN KEY (tenant_id, up) REFERENCES up (tenant_id, id);
+INSERT INTO down VALUES (11, 3);
+SELECT tenant_id FROM down WHERE id = 11;
+SELECT tm_test.try($$SELECT tenantmig.backfill('down', via => 'paired')$$);
+DROP TABLE down, up;
+
 --
 -- add_foreign_key
 --

@@ -260,6 +260,24 @@ SELECT * FROM holes(writes => false);
 ROLLBACK;
 SELECT line FROM kept_session EXCEPT SELECT all_there_is();
 
+-- what is planted in the search_path is not called by our statements
+BEGIN;
+CREATE SCHEMA regress_tm_planted;
+GRANT USAGE ON SCHEMA regress_tm_planted TO PUBLIC;
+CREATE FUNCTION regress_tm_planted.trap(varchar, varchar) RETURNS boolean LANGUAGE plpgsql
+AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
+CREATE FUNCTION regress_tm_planted.trap(text, text) RETURNS boolean LANGUAGE plpgsql
+AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
+CREATE OPERATOR regress_tm_planted.= (FUNCTION = regress_tm_planted.trap, LEFTARG = varchar, RIGHTARG = varchar);
+CREATE OPERATOR regress_tm_planted.= (FUNCTION = regress_tm_planted.trap, LEFTARG = text, RIGHTARG = text);
+CREATE FUNCTION regress_tm_planted.count() RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint';
+CREATE FUNCTION regress_tm_planted.hashtextextended(text, int) RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint';
+CREATE DOMAIN regress_tm_planted.text AS pg_catalog.text CHECK (false);
+SET LOCAL search_path = regress_tm_planted, pg_catalog;
+SELECT * FROM tenantmig.prove_isolation('regress_tm_app', 'acme', 'zeta', schemas => '{regress_tm_prove}')
+WHERE ok IS NOT TRUE AND command <> 'all' OR seen ~ 'trapped';
+ROLLBACK;
+
 --
 -- Rights: of the role, and of who calls
 --
@@ -296,6 +314,15 @@ ALTER ROLE regress_tm_other NOBYPASSRLS;
 BEGIN;
 ALTER TABLE customers DISABLE ROW LEVEL SECURITY;
 SELECT tenantmig.assert_isolation('regress_tm_app', 'acme', 'zeta', '{regress_tm_prove}');
+ROLLBACK;
+-- but for what everybody may see
+BEGIN;
+ALTER TABLE customers DISABLE ROW LEVEL SECURITY;
+SELECT tenantmig.assert_isolation('regress_tm_app', 'acme', 'zeta', '{regress_tm_prove}', skip => '{customers,customer_view}');
+ROLLBACK;
+BEGIN;
+ALTER TABLE log DISABLE ROW LEVEL SECURITY;
+SELECT tenantmig.assert_isolation('regress_tm_app', 'acme', 'zeta', '{regress_tm_prove}', writes => false, skip => '{customers,NULL}');
 ROLLBACK;
 
 --

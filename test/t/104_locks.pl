@@ -218,6 +218,14 @@ my $write = 'UPDATE orders SET touched = touched + 1 WHERE id = 5';
 
 queue_behind('set_not_null', q(tenantmig.set_not_null('orders')), $read, $read);
 
+# the swap of a unique constraint, there and back
+$node->safe_psql('postgres', 'ALTER TABLE orders ADD CONSTRAINT orders_body UNIQUE (body, id)');
+my $swapping = q(SELECT phase = 'swapping' FROM tenantmig.stat_progress);
+my $scoped = queue_behind('scope_unique', q(tenantmig.scope_unique('orders', 'orders_body')),
+	$read, $read, $swapping);
+queue_behind('undo of scope_unique', "tenantmig.undo($scoped)", $read, $read, $swapping);
+$node->safe_psql('postgres', 'ALTER TABLE orders DROP CONSTRAINT orders_body');
+
 # the fill trigger waits for writers, not for readers
 $node->safe_psql('postgres', q{ALTER TABLE orders ALTER tenant_id DROP NOT NULL;
 	UPDATE orders SET tenant_id = NULL});

@@ -78,6 +78,7 @@ foreach my $method ('pages', 'ranges')
 	release($node);
 	assert_filled($table, $before);
 	is(job_field($node, $job, 'rows_done, rows_total'), '60000|60000', 'each row was counted once');
+	like($node->safe_psql('postgres', "SELECT tenantmig.report($job)"), qr/^Workers: +2$/m, 'the report says how many there were');
 	assert_clean($node);
 }
 

@@ -37,7 +37,7 @@ $node->safe_psql('postgres', $tables);
 # The definitions, without what is there for the time of a job
 my $definitions = q{
 	SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY conrelid::regclass::text, conname)
-	FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f', 'u') AND conname NOT LIKE 'tenantmig%'};
+	FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f', 'u') AND conname NOT LIKE '%tenantmig%'};
 my $before = $node->safe_psql('postgres', $definitions);
 my $after;
 
@@ -53,7 +53,7 @@ sub keys_are_valid
 			SELECT (SELECT count(*) FROM pg_constraint JOIN pg_index ON indexrelid = conindid
 				WHERE conrelid = 'orders'::regclass AND contype = 'p' AND indisvalid AND indisready AND indisprimary),
 			(SELECT string_agg(DISTINCT conrelid::regclass::text, ' ') FROM pg_constraint
-				WHERE contype = 'f' AND confrelid = 'orders'::regclass AND convalidated AND conparentid = 0 AND conname NOT LIKE 'tenantmig%')}),
+				WHERE contype = 'f' AND confrelid = 'orders'::regclass AND convalidated AND conparentid = 0 AND conname NOT LIKE '%tenantmig%')}),
 		'1|items orders parts', "$name: a valid primary key, and valid foreign keys");
 	$now = $node->safe_psql('postgres', $definitions);
 	ok($now eq $before || (defined $after && $now eq $after) || !defined $after,
@@ -362,5 +362,56 @@ $node->reload;
 undo_all($job);
 
 $_->quit foreach ($writer, $long, $short);
+
+#
+# add_foreign_key, of an ordinary and of a partitioned table
+#
+$node->safe_psql('postgres', q{
+	ALTER TABLE orders ADD UNIQUE (tenant_id, id);
+	CREATE TABLE lines (id int PRIMARY KEY, tenant_id text NOT NULL, order_id int NOT NULL);
+	CREATE TABLE leaves (LIKE lines) PARTITION BY RANGE (id);
+	CREATE TABLE leaves_1 PARTITION OF leaves FOR VALUES FROM (0) TO (1000);
+	CREATE TABLE leaves_2 PARTITION OF leaves FOR VALUES FROM (1000) TO (9000);
+	INSERT INTO lines SELECT i, 't' || i % 2, i FROM generate_series(1, 2000) i;
+	INSERT INTO leaves SELECT * FROM lines});
+$before = $node->safe_psql('postgres', $definitions);
+foreach my $table ('lines', 'leaves')
+{
+	my $add = "tenantmig.add_foreign_key('$table', '{tenant_id,order_id}', 'orders', '{tenant_id,id}', '${table}_fk', 'CASCADE')";
+	my $is = "SELECT count(*) FILTER (WHERE convalidated) || ' of ' || count(*) FROM pg_constraint WHERE conname = '${table}_fk' AND contype = 'f'";
+	my $wanted = $table eq 'lines' ? '1 of 1' : '3 of 3';
+
+	foreach my $point ('key-foreign-key-added', 'key-foreign-key-validated', 'foreign-key-valid', 'job-end')
+	{
+		stop_at($node, "$point:wait");
+		$job = submit($node, $add);
+		wait_at($node, $job, $point);
+		$node->stop('immediate');
+		stop_at($node, '');
+		$node->start;
+		wait_job_state($node, $job, 'succeeded');
+		is($node->safe_psql('postgres', $is), $wanted, "$table: it went on after a crash at $point");
+		assert_clean($node);
+		undo_all($job);
+
+		stop_at($node, "$point:wait");
+		$job = submit($node, $add);
+		wait_at($node, $job, $point);
+		$node->safe_psql('postgres', "SELECT tenantmig.cancel($job)");
+		wait_job_state($node, $job, 'cancelled');
+		stop_at($node, '');
+		is($node->safe_psql('postgres', $is), $point =~ /^key/ ? '0 of 0' : $wanted,
+			"$table: cancelled at $point, and nothing is half made");
+		assert_clean($node);
+		undo_all($job);
+	}
+	stop_at($node, 'key-foreign-key-added:error');
+	$job = submit($node, $add);
+	wait_job_state($node, $job, 'failed');
+	stop_at($node, '');
+	definitions_are($before, "$table: failed, and nothing is left");
+	undo_all($job);
+}
+
 $node->stop;
 done_testing();
