@@ -41,9 +41,9 @@ entry_name(Oid table, const char *key)
 	return key[0] ? psprintf("%u %s", table, key) : psprintf("%u", table);
 }
 
-/* The entries of a table; of one key, or all (NULL) */
-static List *
-entries(const Job *job, Oid table, const char *key)
+/* The entries of a table (or of all: InvalidOid), of one key (or of all: NULL) */
+List *
+index_entries(const Job *job, Oid table, const char *key)
 {
 	OwnQuery	query;
 	MemoryContext context = CurrentMemoryContext;
@@ -51,13 +51,13 @@ entries(const Job *job, Oid table, const char *key)
 	uint64		count;
 
 	query_init(&query, "SELECT e.key, e.value ->> 'name', (e.value ->> 'oid')::oid, "
-			   "e.value -> 'spec' "
+			   "e.value -> 'spec', split_part(e.key, ' ', 1)::oid "
 			   "FROM tenantmig.job j, jsonb_each(j.summary -> 'indexes') e "
-			   "WHERE j.id = $1 AND CASE WHEN $3 IS NULL "
-			   "THEN split_part(e.key, ' ', 1) = $2 ELSE e.key = $3 END");
+			   "WHERE j.id = $1 AND ($2 = 0 OR split_part(e.key, ' ', 1)::oid = $2) "
+			   "AND ($3 IS NULL OR e.key = concat_ws(' ', split_part(e.key, ' ', 1), NULLIF($3, '')))");
 	query_int8(&query, job->id);
-	query_text(&query, entry_name(table, ""));
-	query_text(&query, key ? entry_name(table, key) : NULL);
+	query_oid(&query, table);
+	query_text(&query, key);
 	SPI_connect();
 	count = query_run(&query);
 	MemoryContextSwitchTo(context);
@@ -66,6 +66,7 @@ entries(const Job *job, Oid table, const char *key)
 		IndexEntry *entry = palloc0(sizeof(IndexEntry));
 		char	   *space = strchr(query_get_text(i, 1), ' ');
 
+		entry->table = query_get_oid(i, 5);
 		entry->key = space ? pstrdup(space + 1) : "";
 		entry->name = query_get_text(i, 2);
 		entry->index = query_get_oid(i, 3);
@@ -81,7 +82,7 @@ entries(const Job *job, Oid table, const char *key)
 IndexEntry *
 index_entry(const Job *job, Oid table, const char *key)
 {
-	List	   *found = entries(job, table, key);
+	List	   *found = index_entries(job, table, key);
 
 	return found == NIL ? NULL : linitial(found);
 }
@@ -382,19 +383,31 @@ index_build_table(JobRun *run, Oid table, const char *key, Jsonb *spec)
 
 /* --- afterwards --------------------------------------------------------- */
 
-/* The index of a partitioned table is valid only if those of all partitions are */
+/* That of a partitioned table is valid only if those of all partitions are */
+Oid
+index_of_entry(Oid table, const IndexEntry *entry)
+{
+	Oid			index = index_candidate(table, entry);
+
+	return OidIsValid(index) && index_is_on(index, table) &&
+		index_matches(index, table, entry->spec) && get_index_isvalid(index)
+		? index : InvalidOid;
+}
+
 Oid
 index_find(const Job *job, Oid table, const char *key)
 {
 	IndexEntry *entry = index_entry(job, table, key);
-	Oid			index;
 
-	if (entry == NULL)
-		return InvalidOid;
-	index = index_candidate(table, entry);
-	return OidIsValid(index) && index_is_on(index, table) &&
-		index_matches(index, table, entry->spec) && get_index_isvalid(index)
-		? index : InvalidOid;
+	return entry ? index_of_entry(table, entry) : InvalidOid;
+}
+
+void
+index_hand_over_entry(const Job *job, Oid table, const IndexEntry *entry)
+{
+	step_forget_inverse(job->id, table,
+						index_create_text(entry->spec, entry->name,
+										  get_rel_relkind(table) == RELKIND_PARTITIONED_TABLE));
 }
 
 void
@@ -403,9 +416,7 @@ index_hand_over(const Job *job, Oid table, const char *key)
 	IndexEntry *entry = index_entry(job, table, key);
 
 	if (entry)
-		step_forget_inverse(job->id, table,
-							index_create_text(entry->spec, entry->name,
-											  get_rel_relkind(table) == RELKIND_PARTITIONED_TABLE));
+		index_hand_over_entry(job, table, entry);
 }
 
 /* The entry of the index that a step makes, or NULL */
@@ -414,7 +425,7 @@ entry_of_step(const Job *target, const JobStep *step)
 {
 	ListCell   *lc;
 
-	foreach(lc, entries(target, step->relid, NULL))
+	foreach(lc, index_entries(target, step->relid, NULL))
 	{
 		IndexEntry *entry = lfirst(lc);
 

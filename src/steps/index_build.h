@@ -37,6 +37,7 @@ typedef struct IndexBuild
  */
 typedef struct IndexEntry
 {
+	Oid			table;
 	char	   *key;
 	char	   *name;
 	Oid			index;
@@ -44,11 +45,21 @@ typedef struct IndexEntry
 } IndexEntry;
 
 extern IndexEntry *index_entry(const Job *job, Oid table, const char *key);
+
+/* All of a table (or of any: InvalidOid) and a key (or of any: NULL) */
+extern List *index_entries(const Job *job, Oid table, const char *key);
 extern void index_journal(int64 job, Oid table, const char *key,
 						  const char *name, Jsonb *spec, Oid index);
 
 /* What the journal, or else the name, says is the index of a table */
 extern Oid	index_candidate(Oid table, const IndexEntry *entry);
+
+/* The same, if it is defined as was asked for and valid; or InvalidOid */
+extern Oid	index_of_entry(Oid table, const IndexEntry *entry);
+
+/* The same as index_hand_over() */
+extern void index_hand_over_entry(const Job *job, Oid table,
+								  const IndexEntry *entry);
 
 /* Settle the name of the index of one table and look at what is there */
 extern void index_look(JobRun *run, IndexBuild *b);

@@ -51,6 +51,7 @@ typedef struct UniqueChange
 	Jsonb	   *now;
 	Jsonb	   *wanted;
 	char	   *built;			/* the name of the index until the swap */
+	struct IndexEntry *entry;	/* and what the journal says of it */
 } UniqueChange;
 
 /* For a table and all partitions: what there is, by the index of the root */

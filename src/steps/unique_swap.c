@@ -154,17 +154,26 @@ find_body(JobRun *run, void *arg)
 
 /* Under the lock: the index that was built for what is wanted now, or false */
 static bool
-find_built(JobRun *run, UniqueChange *c)
+find_built(List *entries, UniqueChange *c)
 {
-	IndexEntry *entry = index_entry(run->job, c->table, KEY);
+	ListCell   *lc;
 
 	if (c->partitioned)
 		return true;
-	if (entry == NULL || !OidIsValid(index_find(run->job, c->table, KEY)) ||
-		strcmp(index_definition(entry->spec), index_definition(c->wanted)) != 0)
-		return false;
-	c->built = get_rel_name(index_find(run->job, c->table, KEY));
-	return true;
+	foreach(lc, entries)
+	{
+		IndexEntry *entry = lfirst(lc);
+		Oid			index;
+
+		if (entry->table != c->table ||
+			strcmp(index_definition(entry->spec), index_definition(c->wanted)) != 0)
+			continue;
+		index = index_of_entry(c->table, entry);
+		c->built = OidIsValid(index) ? get_rel_name(index) : NULL;
+		c->entry = entry;
+		return c->built != NULL;
+	}
+	return false;
 }
 
 static void
@@ -183,7 +192,8 @@ install(JobRun *run, List *changes)
 		UniqueChange *c = lfirst(lc);
 
 		step(run, c, install_text(c), NULL);
-		index_hand_over(run->job, c->table, KEY);
+		if (c->entry)
+			index_hand_over_entry(run->job, c->table, c->entry);
 	}
 	for (int i = list_length(changes) - 1; i > 0; i--)
 		step(run, list_nth(changes, i), attach_text(list_nth(changes, i)), NULL);
@@ -206,6 +216,7 @@ swap_body(JobRun *run, void *arg)
 {
 	Swap	   *s = arg;
 	UniqueChange *root;
+	List	   *entries;
 	ListCell   *lc;
 
 	run_check_request(run);
@@ -213,8 +224,9 @@ swap_body(JobRun *run, void *arg)
 	run_follow_name(run);
 	s->again = false;
 	s->changes = s->swap->find(run, s->swap->arg);
+	entries = index_entries(run->job, InvalidOid, KEY);
 	foreach(lc, s->changes)
-		if (!find_built(run, lfirst(lc)))
+		if (!find_built(entries, lfirst(lc)))
 			s->again = true;
 	if (s->again || s->changes == NIL)
 		return;
