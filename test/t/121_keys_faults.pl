@@ -129,12 +129,17 @@ foreach my $point (@points)
 #
 # kill -9, errors, cancel and pause at every place
 #
+sub kills { return scalar(() = slurp_file($node->logfile) =~ /terminated by signal 9/g) }
+
 foreach my $point (grep { !/^job-/ } @points)
 {
+	my $kills = kills();
+
 	stop_at($node, "$point:crash");
 	$job = submit($node, $call);
-	wait_until($node, "SELECT NOT pg_is_in_recovery() AND (SELECT attempts > 0 FROM tenantmig.job WHERE id = $job)", "$point: the worker was killed");
+	ok(poll_for(180, sub { kills() > $kills }), "$point: the worker was killed");
 	stop_at($node, '');
+	wait_until($node, 'SELECT NOT pg_is_in_recovery()', "$point: the server is up again");
 	wait_job_state($node, $job, 'succeeded');
 	definitions_are($after, "$point: it went on after kill -9");
 	undo_all($job);
