@@ -309,8 +309,10 @@ sub wait_until
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	while (time < $deadline)
 	{
-		# the server may be restarting just now
-		($rc, $out, $err) = $node->psql($option{db} // 'postgres', $query);
+		# the server may be restarting just now; a psql that is turned away has
+		# not read what it was to ask, which is an exception of its own
+		eval { ($rc, $out, $err) = $node->psql($option{db} // 'postgres', $query); 1 }
+		  or ($rc, $out, $err) = (2, '', $@);
 		if ($rc == 0 && $out eq $expected)
 		{
 			pass($name);
