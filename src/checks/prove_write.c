@@ -7,9 +7,12 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_class.h"
+#include "commands/trigger.h"
 #include "lib/stringinfo.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 #include "checks/prove.h"
 #include "engine/compat.h"
@@ -132,10 +135,30 @@ insert_row(Writes *writes, int row, const char *tenant, char *sql,
 	attempt(writes, &statement, outcome);
 }
 
+/* Whether a trigger may have given the row a tenant, as the fill trigger of a
+ * backfill does */
+static bool
+trigger_may_fill(const ProveRelation *relation, bool update)
+{
+	Relation	table = table_open(relation->relid, AccessShareLock);
+	TriggerDesc *triggers = table->trigdesc;
+	bool		result = triggers &&
+		(update ? triggers->trig_update_before_row : triggers->trig_insert_before_row);
+
+	table_close(table, NoLock);
+	return result;
+}
+
 /* A row without a tenant may be turned away by a constraint as well */
 static void
-judge_null(Writes *writes, const char *command, ProveOutcome *outcome)
+judge_null(Writes *writes, const char *command, bool update, ProveOutcome *outcome)
 {
+	if (outcome->sqlstate == 0 && outcome->rows > 0 && writes->relation->is_table &&
+		trigger_may_fill(writes->relation, update))
+	{
+		outcome->not_tried = true;
+		outcome->message = "a BEFORE trigger may have given the row a tenant";
+	}
 	if (ERRCODE_TO_CATEGORY(outcome->sqlstate) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION &&
 		outcome->refused_by == NULL)
 		outcome->refused_by = "a constraint";
@@ -166,7 +189,7 @@ try_inserts(Writes *writes)
 								writes->control, &outcome);
 	}
 	insert_row(writes, first, NULL, sql, &outcome);
-	judge_null(writes, "INSERT null", &outcome);
+	judge_null(writes, "INSERT null", false, &outcome);
 }
 
 /*
@@ -317,7 +340,7 @@ try_moves(Writes *writes)
 	statement.tenant = NULL;
 	attempt(writes, &statement, &outcome);
 	judge_null(writes, prove_command(proof, "UPDATE %s to null", label(writes->own)),
-			   &outcome);
+			   true, &outcome);
 }
 
 static void

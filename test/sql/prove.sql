@@ -382,6 +382,19 @@ FROM tenantmig.prove_isolation('regress_tm_app', 'one', 'two', '{regress_tm_type
 WHERE command = 'SELECT' OR ok IS NOT TRUE;
 SELECT tenantmig.prove_isolation('regress_tm_app', 'one', 'three', '{regress_tm_types}', 'kind');
 
-DROP SCHEMA regress_tm_types, regress_tm_prove CASCADE;
+-- a row without a tenant gets one from a trigger
+CREATE SCHEMA regress_tm_filled;
+GRANT USAGE ON SCHEMA regress_tm_filled TO regress_tm_app;
+SET search_path = regress_tm_filled;
+CREATE TABLE filled (id int PRIMARY KEY, kept text, tenant_id text NOT NULL);
+INSERT INTO filled SELECT i, 't' || i % 2, 't' || i % 2 FROM generate_series(1, 10) i;
+SELECT tenantmig.backfill('filled', expression => 'kept', options => '{"keep_trigger": true}') AS job \gset
+CALL tenantmig.wait(:job);
+SELECT tenantmig.enable_rls('filled') > 0;
+GRANT ALL ON filled TO regress_tm_app;
+SELECT probe, command, seen, ok
+FROM tenantmig.prove_isolation('regress_tm_app', 't0', 't1', '{regress_tm_filled}') WHERE ok IS NOT TRUE;
+
+DROP SCHEMA regress_tm_filled, regress_tm_types, regress_tm_prove CASCADE;
 DROP TABLE tm_test.proof, tm_test.proof_kept;
 DROP ROLE regress_tm_app, regress_tm_other, regress_tm_owner;
