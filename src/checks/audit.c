@@ -34,8 +34,7 @@
 
 PG_FUNCTION_INFO_V1(tenantmig_audit_rls);
 
-/* In the order of the manual, which tells what each is about; but rows are mended
- * before the keys that would refuse them */
+/* In the order of the manual, which tells what each is about */
 static const char *const checks[] = {
 	"no_tenant_table",
 	"rls_disabled",
@@ -47,10 +46,9 @@ static const char *const checks[] = {
 	"rule_writes",
 	"child_unprotected", "parent_unprotected",
 	"privilege_beyond_rls",
-	"rows_cross_tenants",
 	"key_without_tenant",
 	"foreign_key_not_paired",
-	"rows_not_checked", "foreign_key_not_validated",
+	"rows_cross_tenants", "rows_not_checked", "foreign_key_not_validated",
 	"tenant_nullable", "policy_lets_null",
 	"permissive_policies",
 	"write_unchecked",
