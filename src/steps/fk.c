@@ -151,6 +151,8 @@ fk_find(Oid table, const char *name, bool *valid)
 	if (!OidIsValid(constraint))
 		return InvalidOid;
 	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
 	*valid = ((Form_pg_constraint) GETSTRUCT(tuple))->convalidated;
 	ReleaseSysCache(tuple);
 	return constraint;
@@ -268,9 +270,22 @@ static void
 look_body(JobRun *run, void *arg)
 {
 	FkStep	   *s = arg;
+	const char *state;
 
 	run_check_request(run);
 	s->exists = OidIsValid(fk_find(s->table, s->name, &s->valid));
+	if (!s->exists || fk_is_temporary(s->name))
+		return;
+	/* the name was free when it was chosen; only our journal tells whose it is */
+	state = step_state(run->job->id, s->table, fk_add_text(s->fk, s->name, false));
+	if (state == NULL || strcmp(state, "done") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("constraint %s of relation %s already exists, and is not of job " INT64_FORMAT,
+						quote_identifier(s->name), sql_relation(s->table),
+						run->job->id),
+				 errhint("Rename or drop it, then: SELECT tenantmig.retry(" INT64_FORMAT ");",
+						 run->job->id)));
 }
 
 static void
@@ -303,12 +318,16 @@ mark_below_valid(Oid table, const char *name)
 	List	   *below = NIL;
 	ListCell   *lc;
 	bool		valid;
+	Oid			constraint = fk_find(table, name, &valid);
+
+	if (!OidIsValid(constraint))
+		elog(ERROR, "constraint %s of relation %u is gone", name, table);
 
 	query_init(&query, "WITH RECURSIVE below (oid, convalidated) AS ( "
 			   "SELECT oid, convalidated FROM pg_constraint WHERE conparentid = $1 UNION ALL "
 			   "SELECT c.oid, c.convalidated FROM below JOIN pg_constraint c ON c.conparentid = below.oid) "
 			   "SELECT oid FROM below WHERE NOT convalidated");
-	query_oid(&query, fk_find(table, name, &valid));
+	query_oid(&query, constraint);
 	SPI_connect();
 	count = query_run(&query);
 	for (uint64 i = 0; i < count; i++)

@@ -193,6 +193,9 @@ key_change_forth(const Job *job, Oid relid)
 		Jsonb	   *object = lfirst(lc);
 		ForeignKey *now = fk_parse(object);
 
+		/* its table has just been dropped */
+		if (now == NULL)
+			continue;
 		add_foreign_key_change(job, change, now, wanted_foreign_key(now, columns));
 		json_put_nested(foreign_keys, psprintf("%05d", foreach_current_index(lc)), object);
 	}
@@ -229,6 +232,8 @@ find_kept(KeyChange *change, Jsonb *before)
 		ListCell   *table;
 
 		tuple = SearchSysCache1(CONSTROID, lfirst_oid(lc));
+		if (!HeapTupleIsValid(tuple))
+			return false;
 		form = (Form_pg_constraint) GETSTRUCT(tuple);
 		foreach(table, change->tables)
 		{
@@ -295,11 +300,12 @@ key_change_back(const Job *job, const Job *target, Oid relid)
 	foreach(lc, json_keys(foreign_keys))
 	{
 		ForeignKey *wanted = fk_parse(json_nested(foreign_keys, lfirst(lc)));
-		Jsonb	   *now = wanted ? fk_read(wanted->child, wanted->name) : NULL;
+		Jsonb	   *there = wanted ? fk_read(wanted->child, wanted->name) : NULL;
+		ForeignKey *now = there ? fk_parse(there) : NULL;
 
-		/* one that somebody has dropped since is none of ours */
-		if (now != NULL)
-			add_foreign_key_change(job, change, fk_parse(now), wanted);
+		/* one that somebody has dropped or replaced since is none of ours */
+		if (now != NULL && now->referenced == relid)
+			add_foreign_key_change(job, change, now, wanted);
 	}
 	return change;
 }

@@ -419,7 +419,7 @@ key_check(const KeyChange *change, Oid user, bool calling)
 	check_temporal(change);
 	check_method(change);
 	check_partition_key(change);
-	foreach(lc, change->back ? NIL : root_of(change)->wanted->columns)
+	foreach(lc, root_of(change)->wanted->columns)
 		check_not_null(change->relid, lfirst(lc), calling,
 					   "A primary key would have to read the whole table for NULLs under its lock.");
 	check_dependants(change);

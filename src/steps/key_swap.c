@@ -401,6 +401,24 @@ check_foreign_keys(JobRun *run, const KeyChange *change)
 	}
 }
 
+/* Under the lock: the server would read the table for NULLs, and the catalogs
+ * can be given a primary key over some */
+static void
+check_not_null(JobRun *run, const KeyChange *change)
+{
+	const TableChange *root = linitial(change->tables);
+	ListCell   *lc;
+
+	foreach(lc, root->wanted->columns)
+	{
+		TargetColumn column;
+
+		if (!target_find_column(change->relid, lfirst(lc), &column) || !column.not_null)
+			definition_changed(run, psprintf("Column %s can be NULL.",
+											 quote_identifier(lfirst(lc))));
+	}
+}
+
 void
 key_swap_body(JobRun *run, void *arg)
 {
@@ -413,6 +431,7 @@ key_swap_body(JobRun *run, void *arg)
 	run_follow_name(run);
 	key_check_tables(run, change);
 	check_foreign_keys(run, change);
+	check_not_null(run, change);
 	foreach(lc, change->foreign_keys)
 		swap_foreign_key(run, lfirst(lc));
 	swap_key(run, change);

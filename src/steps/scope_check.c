@@ -231,11 +231,39 @@ needs_not_null(Oid relid, Jsonb *key, const char *column)
 	return !json_bool(key, "nulls_not_distinct", false) && !is_not_null(relid, column);
 }
 
+/* The server would refuse UPDATE and DELETE, whose rows it could not identify to
+ * subscribers */
+static void
+check_publications(const UniqueChange *change, const char *column)
+{
+	OwnQuery	query;
+
+	if (!json_bool(change->now, "identity", false))
+		return;
+	query_init(&query, "SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid "
+			   "JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attname = $2 "
+			   "WHERE (r.prrelid = $1 OR p.pubviaroot AND r.prrelid IN (SELECT relid FROM pg_partition_ancestors($1))) "
+			   "AND (p.pubupdate OR p.pubdelete) "
+			   "AND r.prattrs IS NOT NULL AND NOT a.attnum = ANY (r.prattrs::int2[])");
+	query_oid(&query, change->table);
+	query_name(&query, column);
+	if (query_once(&query) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a publication of %s leaves out column %s of its new replica identity",
+						sql_relation(change->table), quote_identifier(column)),
+				 errdetail("The server would refuse UPDATE and DELETE, whose rows it could not identify to subscribers."),
+				 errhint("Add the column to the list of the publication with ALTER PUBLICATION ... SET TABLE, then call again.")));
+}
+
 void
 scope_check_change(Oid relid, List *changes, const char *column)
 {
 	UniqueChange *root = linitial(changes);
+	ListCell   *lc;
 
+	foreach(lc, changes)
+		check_publications(lfirst(lc), column);
 	if (needs_not_null(relid, root->now, column) || (json_bool(root->now, "identity", false) &&
 													 !is_not_null(relid, column)))
 		ereport(ERROR,

@@ -276,6 +276,33 @@ ALTER TABLE parent ADD up int;
 SELECT tenantmig.add_foreign_key('parent', '{tenant_id,up}', 'parent', '{tenant_id,id}') AS job \gset
 CALL tenantmig.wait(:job);
 SELECT * FROM keys('parent');
+-- a constraint of the name that somebody has added meanwhile is not the job's
+CREATE TABLE astray (id int, tenant_id text, parent_id int);
+INSERT INTO astray VALUES (1, 't1', 100000);
+SELECT tenantmig.add_foreign_key('astray', '{tenant_id,parent_id}', 'parent', '{tenant_id,id}', 'theirs') AS job \gset
+\set VERBOSITY sqlstate
+CALL tenantmig.wait(:job);
+\set VERBOSITY default
+DELETE FROM astray;
+ALTER TABLE astray ADD CONSTRAINT theirs CHECK (id > 0);
+SELECT tenantmig.retry(:job);
+\set VERBOSITY sqlstate
+CALL tenantmig.wait(:job);
+\set VERBOSITY default
+SELECT state, regexp_replace(error, '[0-9]+$', 'N') AS error FROM tenantmig.jobs WHERE id = :job;
+SELECT * FROM keys('astray');
+-- a column of the old key that can be NULL by now
+CREATE TABLE loose (id int PRIMARY KEY, code int NOT NULL, tenant_id text NOT NULL);
+SELECT tenantmig.set_primary_key('loose', '{tenant_id,code}', 'keep') AS job \gset
+CALL tenantmig.wait(:job);
+ALTER TABLE loose ALTER id DROP NOT NULL;
+INSERT INTO loose VALUES (NULL, 1, 't1');
+SELECT tm_test.try(format('SELECT tenantmig.undo(%s)', :job));
+SELECT tenantmig.undo(:job) AS undo \gset
+\set VERBOSITY sqlstate
+CALL tenantmig.wait(:undo);
+\set VERBOSITY default
+SELECT * FROM keys('loose');
 \set ECHO none
 DROP SCHEMA tm_keys CASCADE;
 DROP ROLE tm_keys_a, tm_keys_b;

@@ -141,5 +141,19 @@ SELECT format('CREATE TABLE wide (tenant_id text NOT NULL, %s, CONSTRAINT wide_a
 	string_agg('c' || i || ' int', ', '), string_agg('c' || i, ', ')) FROM generate_series(1, 32) i \gexec
 SELECT tm_test.try($$SELECT tenantmig.scope_unique('wide', 'wide_all')$$);
 
+-- a replica identity whose new column a publication leaves out
+CREATE TABLE listed (id int NOT NULL, email text NOT NULL, tenant_id text NOT NULL);
+CREATE UNIQUE INDEX listed_email ON listed (email);
+ALTER TABLE listed REPLICA IDENTITY USING INDEX listed_email;
+SET client_min_messages = error;
+CREATE PUBLICATION tm_scope_pub FOR TABLE listed (id, email);
+SELECT tenantmig.scope_unique('listed', 'listed_email') AS job \gset
+\set VERBOSITY sqlstate
+CALL tenantmig.wait(:job);
+\set VERBOSITY default
+SELECT state, error FROM tenantmig.jobs WHERE id = :job;
+DROP PUBLICATION tm_scope_pub;
+DROP TABLE listed;
+
 SELECT * FROM tm_test.leftovers WHERE name <> 'orders_at_ref';
 DROP SCHEMA tm_scope CASCADE;
