@@ -259,6 +259,20 @@ passing_over_locked(SourceStatement what)
 	}
 }
 
+/* Of the rows that failed, those of the leaf at hand */
+static ArrayType *
+bad_places(const Pass *pass)
+{
+	int			most = pass->bad ? pass->bad->count : 0;
+	ItemPointerData *tids = palloc(sizeof(ItemPointerData) * Max(most, 1));
+	int			count = 0;
+
+	for (int i = 0; i < most; i++)
+		if (pass->bad->list[i].leaf == pass->set.leaf)
+			tids[count++] = pass->bad->list[i].tid;
+	return tid_array(tids, count);
+}
+
 static void
 execute_batch(JobRun *run, Pass *pass, int64 *rows)
 {
@@ -272,8 +286,7 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 		: tid_datum(pass->set.from);
 	values[1] = tid_datum(pass->set.open ? MaxBlockNumber : pass->set.until);
 	/* parallel workers get a copy, used or not */
-	values[2] = PointerGetDatum(pass->bad ? tid_array(pass->bad->tids, pass->bad->count)
-								: tid_array(NULL, 0));
+	values[2] = PointerGetDatum(bad_places(pass));
 	if (!pass->pass_over_locked)
 		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
 	set_join_method(pass);
@@ -283,7 +296,7 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 	result = pass->triggers_off || pass->source->kind != SOURCE_VALUE
 		? triggers_off_execute(pass->plan, pass->plan_text, values,
 							   pass->triggers_off ? TRIGGERS_OFF_ALL : TRIGGERS_OFF_OWN,
-							   run->job->id)
+							   run->job->id, pass->set.leaf)
 		: SPI_execute_plan(pass->plan, values, NULL, false, 0);
 	stop_time_limit();
 	CHECK_FOR_INTERRUPTS();

@@ -124,7 +124,7 @@ crew_add_batch(JobRun *run, Pass *pass)
 
 /* If the list is full, the place is found out once more in a later pass */
 void
-crew_add_bad_row(JobRun *run, Pass *pass, ItemPointerData tid, bool is_new)
+crew_add_bad_row(JobRun *run, Pass *pass, BadRow row, bool is_new)
 {
 	CrewShared *shared = run->crew ? run->crew->shared : NULL;
 
@@ -132,7 +132,7 @@ crew_add_bad_row(JobRun *run, Pass *pass, ItemPointerData tid, bool is_new)
 		return;
 	SpinLockAcquire(&shared->mutex);
 	if (shared->bad_count < shared->bad_room)
-		shared->bad[shared->bad_count++] = tid;
+		shared->bad[shared->bad_count++] = row;
 	if (is_new)
 		shared->bad_rows++;
 	pass->bad->rows = shared->bad_rows;
@@ -187,7 +187,7 @@ fill_shared(CrewShared *shared, const JobRun *run, const Pass *pass,
 	shared->bad_rows = pass->bad->rows;
 	shared->bad_count = pass->bad->count;
 	if (pass->bad->count > 0)
-		memcpy(shared->bad, pass->bad->tids, sizeof(ItemPointerData) * pass->bad->count);
+		memcpy(shared->bad, pass->bad->list, sizeof(BadRow) * pass->bad->count);
 }
 
 Feed *
@@ -195,7 +195,7 @@ crew_make(JobRun *run, Pass *pass, Size size)
 {
 	Crew	   *crew = MemoryContextAllocZero(run->context, sizeof(Crew));
 	Size		feed_offset = MAXALIGN(offsetof(CrewShared, bad) +
-									   sizeof(ItemPointerData) * bad_room(pass));
+									   sizeof(BadRow) * bad_room(pass));
 
 	crew->segment = dsm_create(feed_offset + size, 0);
 	dsm_pin_mapping(crew->segment);

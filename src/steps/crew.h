@@ -30,7 +30,7 @@ extern void crew_work(JobRun *run, Pass *pass);
 /* For each of the crew, and of no effect without one: its batch has committed;
  * a row has failed.  The rows of all are in pass->bad->rows afterwards. */
 extern void crew_add_batch(JobRun *run, Pass *pass);
-extern void crew_add_bad_row(JobRun *run, Pass *pass, ItemPointerData tid,
+extern void crew_add_bad_row(JobRun *run, Pass *pass, BadRow row,
 							 bool is_new);
 
 /* --- what the leader and its helpers share ---------------------------- */
@@ -79,7 +79,7 @@ typedef struct CrewShared
 	int64		bad_rows;
 	int			bad_count;
 	int			bad_room;
-	ItemPointerData bad[FLEXIBLE_ARRAY_MEMBER];
+	BadRow		bad[FLEXIBLE_ARRAY_MEMBER];
 } CrewShared;
 
 struct Crew

@@ -12,10 +12,16 @@
 #include "steps/rows.h"
 #include "steps/source.h"
 
+typedef struct BadRow
+{
+	Oid			leaf;
+	ItemPointerData tid;
+} BadRow;
+
 /* Rows that failed, by their places, which later batches leave out */
 typedef struct BadRows
 {
-	ItemPointerData *tids;
+	BadRow	   *list;
 	int			count;
 	int			room;
 	int64		rows;			/* told apart by their keys */
@@ -103,8 +109,7 @@ extern void split_failed(JobRun *run, Pass *pass, ErrorData *error);
 extern void split_forget_part(Pass *pass);
 
 /* Its place is left out from now on; "context" is where the list lives */
-extern void split_remember(MemoryContext context, BadRows *bad,
-						   ItemPointerData tid);
+extern void split_remember(MemoryContext context, BadRows *bad, BadRow row);
 
 /* Arrays of tids, in the current context */
 extern ArrayType *tid_array(const ItemPointerData *tids, int count);

@@ -249,16 +249,16 @@ key_body(JobRun *run, void *arg)
 }
 
 void
-split_remember(MemoryContext context, BadRows *bad, ItemPointerData tid)
+split_remember(MemoryContext context, BadRows *bad, BadRow row)
 {
 	if (bad->count == bad->room)
 	{
 		bad->room = Max(64, bad->room * 2);
-		bad->tids = bad->tids
-			? repalloc(bad->tids, sizeof(ItemPointerData) * bad->room)
-			: MemoryContextAlloc(context, sizeof(ItemPointerData) * bad->room);
+		bad->list = bad->list
+			? repalloc(bad->list, sizeof(BadRow) * bad->room)
+			: MemoryContextAlloc(context, sizeof(BadRow) * bad->room);
 	}
-	bad->tids[bad->count++] = tid;
+	bad->list[bad->count++] = row;
 }
 
 static void
@@ -282,15 +282,16 @@ one_row_failed(JobRun *run, Pass *pass, ErrorData *error)
 	BadRowArg	arg = {.pass = pass,.error = error};
 	int			count;
 	ItemPointerData *tids = array_tids(pass->set.tids, &count);
+	BadRow		bad = {.leaf = pass->set.leaf,.tid = tids[0]};
 
 	run_or_error(run, key_body, &arg);
 	/* gone meanwhile: whoever took it away has done it a service */
 	if (arg.key == NULL)
 		return;
-	split_remember(run->context, pass->bad, tids[0]);
+	split_remember(run->context, pass->bad, bad);
 	if (!arg.known)
 		pass->bad->rows++;
-	crew_add_bad_row(run, pass, tids[0], !arg.known);
+	crew_add_bad_row(run, pass, bad, !arg.known);
 	if (pass->bad->rows > pass->max_errors)
 		raise_for_row(run, pass->max_errors, error, &arg);
 }

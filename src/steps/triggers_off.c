@@ -32,6 +32,7 @@
 static const char *quiet_text = NULL;
 static TriggersOff quiet_which;
 static int64 quiet_job;
+static Oid	quiet_leaf;
 static ExecutorStart_hook_type next_hook = NULL;
 
 static bool
@@ -166,14 +167,22 @@ start_silenced(QueryDesc *query, int eflags)
 	/* planning may have run queries of the user's functions before ours */
 	if (quiet_text == NULL || strcmp(query->sourceText, quiet_text) != 0)
 		return;
+	/* of the leaf only: a function of the owner's may have made the same text
+	 * mean another table */
 	foreach(lc, query->estate->es_opened_result_relations)
-		silence(query->estate, lfirst(lc));
+	{
+		ResultRelInfo *info = lfirst(lc);
+
+		if (RelationGetRelid(info->ri_RelationDesc) != quiet_leaf)
+			return;
+		silence(query->estate, info);
+	}
 	forget_transition_tables(query);
 }
 
 int
 triggers_off_execute(SPIPlanPtr plan, const char *text, Datum *values,
-					 TriggersOff which, int64 job)
+					 TriggersOff which, int64 job, Oid leaf)
 {
 	int			result = 0;
 
@@ -182,6 +191,7 @@ triggers_off_execute(SPIPlanPtr plan, const char *text, Datum *values,
 	quiet_text = text;
 	quiet_which = which;
 	quiet_job = job;
+	quiet_leaf = leaf;
 	PG_TRY();
 	{
 		result = SPI_execute_plan(plan, values, NULL, false, 0);

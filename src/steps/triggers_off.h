@@ -25,10 +25,10 @@ typedef enum TriggersOff
 	TRIGGERS_OFF_ALL
 } TriggersOff;
 
-/* SPI_execute_plan, for an UPDATE of a job whose text this is, without these
- * triggers of the tables that it changes */
+/* SPI_execute_plan, for an UPDATE of a leaf whose text this is, by a job, without
+ * these triggers of the leaf */
 extern int	triggers_off_execute(SPIPlanPtr plan, const char *text, Datum *values,
-								 TriggersOff which, int64 job);
+								 TriggersOff which, int64 job, Oid leaf);
 
 /* The triggers of the table that would have fired for the column: names */
 extern List *triggers_not_fired(const Source *source);

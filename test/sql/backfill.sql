@@ -320,4 +320,18 @@ CALL tenantmig.wait(:undo);
 SELECT * FROM tills ORDER BY id;
 SELECT (tm_test.facts(:undo) - 'warnings') AS facts, tm_test.mask(tm_test.facts(:undo) -> 'warnings' ->> 0) AS warning;
 
+-- a row that fails in one partition, and those at its place in the others
+CREATE TABLE twins (part text, id int, tenant_id text) PARTITION BY LIST (part);
+CREATE TABLE twins_a PARTITION OF twins FOR VALUES IN ('a');
+CREATE TABLE twins_b PARTITION OF twins FOR VALUES IN ('b');
+INSERT INTO twins SELECT p, i FROM generate_series(1, 5) i, unnest('{a,b}'::text[]) p;
+CREATE FUNCTION refuse_one() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF NEW.part = 'a' AND NEW.id = 2 THEN RAISE 'not this one'; END IF; RETURN NEW; END$$;
+CREATE TRIGGER refuse_one BEFORE UPDATE ON twins FOR EACH ROW EXECUTE FUNCTION refuse_one();
+SELECT tenantmig.backfill('twins', expression => 'part', options => '{"max_errors": 1}') AS job \gset
+\set VERBOSITY sqlstate
+CALL tenantmig.wait(:job);
+\set VERBOSITY default
+SELECT part, id FROM twins WHERE tenant_id IS NULL;
+SELECT key FROM tenantmig.job_errors WHERE job = :job AND key IS NOT NULL;
+
 DROP SCHEMA tm_backfill CASCADE;
