@@ -31,6 +31,7 @@
 #include "checks/audit.h"
 #include "engine/compat.h"
 #include "engine/identity.h"
+#include "engine/locks.h"
 #include "engine/sqltext.h"
 
 typedef struct ForeignKey
@@ -181,7 +182,8 @@ make_query(const ForeignKey *key, int64 limit)
 	return buf.data;
 }
 
-/* The rows go to the tenants of what they refer to */
+/* The rows go to the tenants of what they refer to; where several tenants have
+ * such a row, nobody can tell whose it is */
 static char *
 mend_statement(const ForeignKey *key)
 {
@@ -189,11 +191,13 @@ mend_statement(const ForeignKey *key)
 		return psprintf("SELECT tenantmig.backfill(%s, %s, via => %s, options => '{\"on_conflict\": \"overwrite\"}')",
 						sql_literal(key->child->name),
 						sql_literal(key->child->column), sql_literal(key->name));
-	return psprintf("UPDATE %s AS c SET %s = p.%s FROM %s AS p WHERE %s AND NOT EXISTS (SELECT FROM %s AS q WHERE %s AND %s)",
+	return psprintf("UPDATE %s AS c SET %s = p.%s FROM %s AS p WHERE %s AND NOT EXISTS (SELECT FROM %s AS q WHERE %s AND %s) "
+					"AND (SELECT count(*) FROM %s AS r WHERE %s) = 1",
 					key->child->name, quote_identifier(key->child->column),
 					quote_identifier(key->parent->column), key->parent->name,
 					same_key(key, "c", "p"), key->parent->name,
-					same_key(key, "c", "q"), same_tenant(key, "c", "q"));
+					same_key(key, "c", "q"), same_tenant(key, "c", "q"),
+					key->parent->name, same_key(key, "c", "r"));
 }
 
 /* --- looking ---------------------------------------------------------- */
@@ -275,6 +279,9 @@ look_as(Audit *audit, const ForeignKey *key, const char *object, Oid runner)
 
 	SPI_connect();
 	identity_enter_owner(&saved, runner, "pg_catalog");
+	/* partitions are locked when the query is planned; identity_leave() takes
+	 * it back */
+	lock_set_timeout(1);
 	readable = may_read(key->child->oid, runner) &&
 		may_read(key->parent->oid, runner);
 	if (readable)

@@ -145,9 +145,23 @@ move_on(Feed *feed, FeedPlace at, FeedPlace to, BlockNumber end,
 	return moved;
 }
 
+/* The leaf of a piece that was given back, or -1 */
+static int
+returned_leaf(Feed *feed)
+{
+	int			leaf = -1;
+
+	SpinLockAcquire(&feed->mutex);
+	for (int i = 0; i < FEED_MOST_TAKERS && leaf < 0; i++)
+		if (feed->held[i].returned && feed->held[i].count > 0)
+			leaf = feed->held[i].pieces[feed->held[i].count - 1].number;
+	SpinLockRelease(&feed->mutex);
+	return leaf;
+}
+
 /* The beginning of what somebody has left behind */
 static bool
-take_returned(Feed *feed, FeedHold *hold, double blocks, Piece *piece)
+take_returned(Feed *feed, int leaf, FeedHold *hold, double blocks, Piece *piece)
 {
 	bool		found = false;
 
@@ -157,7 +171,8 @@ take_returned(Feed *feed, FeedHold *hold, double blocks, Piece *piece)
 		FeedHold   *from = &feed->held[i];
 		Piece	   *rest;
 
-		if (!from->returned || from->count == 0)
+		if (!from->returned || from->count == 0 ||
+			from->pieces[from->count - 1].number != leaf)
 			continue;
 		found = true;
 		rest = &from->pieces[from->count - 1];
@@ -188,12 +203,18 @@ bool
 feed_take(Feed *feed, int taker, double blocks, Piece *piece)
 {
 	FeedHold   *hold = &feed->held[taker];
+	int			number;
 
 	Assert(hold->count < FEED_MOST_PIECES);
 	blocks = Min(blocks, feed->most_blocks);
-	while (take_returned(feed, hold, blocks, piece))
+	while ((number = returned_leaf(feed)) >= 0)
 	{
-		if (feed_lock_leaf(feed, piece) > 0)
+		/* locked before it is taken: this may raise an error */
+		BlockNumber size = leaf_size(feed, &feed->leaves[number]);
+
+		if (!take_returned(feed, number, hold, blocks, piece))
+			continue;
+		if (size > 0)
 			return true;
 		drop_taken(feed, hold);
 	}
@@ -206,7 +227,11 @@ feed_take(Feed *feed, int taker, double blocks, Piece *piece)
 		BlockNumber end;
 
 		if (at.leaf >= feed->count)
+		{
+			/* it may be what another has got */
+			memset(piece, 0, sizeof(Piece));
 			return false;
+		}
 		leaf = &feed->leaves[at.leaf];
 		size = leaf_size(feed, leaf);
 		end = at.block == 0 ? size : leaf->end;

@@ -36,6 +36,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
+#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -542,6 +543,13 @@ next_from(RowCursor *cursor, Chunk *chunk, RowSet *set)
 		return false;
 	}
 	relation = table_open(chunk->piece.leaf, NoLock);
+	/* while we waited for the lock */
+	if (get_attnum(chunk->piece.leaf, cursor->source->column) == InvalidAttrNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column %s of relation %s was dropped while a job worked on it",
+						quote_identifier(cursor->source->column),
+						sql_relation(chunk->piece.leaf))));
 	look_at_leaf(cursor, relation);
 	memset(set, 0, sizeof(RowSet));
 	set->leaf = chunk->piece.leaf;
