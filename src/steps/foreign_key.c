@@ -572,9 +572,38 @@ foreign_key_holds(const Job *job, Oid relid)
 		OidIsValid(find_same(foreign_key_of(job, relid), json_text(job->arguments, "name"), &same));
 }
 
+/*
+ * The journal has the name of the constraint.  Another one may have it by now,
+ * such as the foreign key with one more column that set_primary_key has put in
+ * its place, or a check: that is not ours.  Columns may have got other names.
+ */
+static bool
+is_ours(const Job *job, Oid relid)
+{
+	OwnQuery	query;
+
+	query_init(&query, "SELECT FROM pg_constraint WHERE conrelid = $1 AND conname = $2 "
+			   "AND contype = 'f' AND confrelid = $3 AND cardinality(conkey) = $4");
+	query_oid(&query, relid);
+	query_name(&query, json_text(job_summary(job->id), "constraint"));
+	query_oid(&query, job_find_relation(job, (Oid) json_int(job->arguments, "referenced", 0),
+										json_text(job->arguments, "referenced_schema"),
+										json_text(job->arguments, "referenced_name")));
+	query_int8(&query, list_length(json_list(job->arguments, "columns")));
+	return query_once(&query) > 0;
+}
+
+static char *
+foreign_key_find_inverse(const Job *target, const JobStep *step, Oid relid)
+{
+	return step->temporary || is_ours(target, relid)
+		? template_render(step->inverse, relid) : NULL;
+}
+
 const StepOps foreign_key_ops = {
 	.kind = "add_foreign_key",
 	.plan = foreign_key_plan,
 	.run = foreign_key_run,
 	.holds = foreign_key_holds,
+	.find_inverse = foreign_key_find_inverse,
 };

@@ -291,6 +291,16 @@ CALL tenantmig.wait(:job);
 \set VERBOSITY default
 SELECT state, regexp_replace(error, '[0-9]+$', 'N') AS error FROM tenantmig.jobs WHERE id = :job;
 SELECT * FROM keys('astray');
+-- undo out of order: what another job has put in its place stays
+CREATE TABLE above (id int PRIMARY KEY, tenant_id text NOT NULL);
+CREATE TABLE below (id int, tenant_id text NOT NULL, above_id int);
+SELECT tenantmig.add_foreign_key('below', '{above_id}', 'above', '{id}') AS first \gset
+CALL tenantmig.wait(:first);
+SELECT tenantmig.set_primary_key('above', '{tenant_id,id}') AS second \gset
+CALL tenantmig.wait(:second);
+SELECT tenantmig.undo(:first) AS undo \gset
+CALL tenantmig.wait(:undo);
+SELECT * FROM keys('above', 'below');
 -- a column of the old key that can be NULL by now
 CREATE TABLE loose (id int PRIMARY KEY, code int NOT NULL, tenant_id text NOT NULL);
 SELECT tenantmig.set_primary_key('loose', '{tenant_id,code}', 'keep') AS job \gset
