@@ -123,6 +123,32 @@
 	index_beginscan((heap), (index), (snapshot), (nkeys), 0)
 #endif
 
+/* 16 tells an update that concerns indexes which merely summarize from one that
+ * concerns all */
+#if PG_VERSION_NUM >= 160000
+#define UpdatedIndexes TU_UpdateIndexes
+#define any_index_updated(indexes) ((indexes) != TU_None)
+#define insert_index_tuples(info, slot, estate, indexes) \
+	ExecInsertIndexTuples((info), (slot), (estate), true, false, NULL, NIL, \
+						  (indexes) == TU_Summarizing)
+#else
+#define UpdatedIndexes bool
+#define any_index_updated(indexes) (indexes)
+#define insert_index_tuples(info, slot, estate, indexes) \
+	ExecInsertIndexTuples((info), (slot), (estate), true, false, NULL, NIL)
+#endif
+
+/* 18 has generated columns that are not stored, too */
+static inline bool
+has_generated_columns(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 180000
+	if (desc->constr && desc->constr->has_generated_virtual)
+		return true;
+#endif
+	return desc->constr && desc->constr->has_generated_stored;
+}
+
 /* 18 can name the module and its version in pg_get_loaded_modules() */
 #if PG_VERSION_NUM >= 180000
 #define MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tenantmig", .version = "1.0")

@@ -518,9 +518,8 @@ sweep_and_verify(JobRun *run, BackfillRun *b)
 	int64		least = PG_INT64_MAX;
 	int			vain = 0;
 
-	/* a constant reaches all rows in one pass, so that there may be none left;
-	 * one snapshot tells */
-	if (b->source->kind == SOURCE_VALUE && b->sweeps == 0)
+	/* there may be none left; one snapshot tells */
+	if (b->sweeps == 0)
 	{
 		int64		unresolved;
 

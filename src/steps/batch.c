@@ -39,6 +39,7 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
+#include "steps/direct_update.h"
 #include "steps/leaf_progress.h"
 #include "steps/pass.h"
 #include "steps/target.h"
@@ -274,12 +275,11 @@ bad_places(const Pass *pass)
 }
 
 static void
-execute_batch(JobRun *run, Pass *pass, int64 *rows)
+execute_statement(JobRun *run, Pass *pass, int64 *rows)
 {
 	SourceStatement what = pass->pass_over_locked
 		? passing_over_locked(pass->what) : pass->what;
 	Datum		values[3];
-	Identity	saved;
 	int			result;
 
 	values[0] = pass->set.tids ? PointerGetDatum(pass->set.tids)
@@ -287,26 +287,35 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 	values[1] = tid_datum(pass->set.open ? MaxBlockNumber : pass->set.until);
 	/* parallel workers get a copy, used or not */
 	values[2] = PointerGetDatum(bad_places(pass));
-	if (!pass->pass_over_locked)
-		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
-	set_join_method(pass);
-	run_enter_owner(run, &saved);
-	start_time_limit(pass);
 	(void) batch_plan(run, pass, what);
 	result = pass->triggers_off || pass->source->kind != SOURCE_VALUE
 		? triggers_off_execute(pass->plan, pass->plan_text, values,
 							   pass->triggers_off ? TRIGGERS_OFF_ALL : TRIGGERS_OFF_OWN,
 							   run->job->id, pass->set.leaf)
 		: SPI_execute_plan(pass->plan, values, NULL, false, 0);
-	stop_time_limit();
-	CHECK_FOR_INTERRUPTS();
 	if (result < 0)
 		elog(ERROR, "could not run batch: %s", SPI_result_code_string(result));
-	identity_leave(&saved);
 	*rows = result == SPI_OK_UPDATE ? (int64) SPI_processed : 0;
 	if (result == SPI_OK_SELECT)
 		for (int i = 0; i < SPI_tuptable->tupdesc->natts; i++)
 			pass->counted[i] += query_get_int8(0, i + 1, 0);
+}
+
+static void
+execute_batch(JobRun *run, Pass *pass, int64 *rows)
+{
+	Identity	saved;
+
+	if (!pass->pass_over_locked)
+		lock_set_timeout(Min(ROW_LOCK_WAIT, batch_lock_timeout()));
+	set_join_method(pass);
+	run_enter_owner(run, &saved);
+	start_time_limit(pass);
+	if (!direct_update(run, pass, rows))
+		execute_statement(run, pass, rows);
+	stop_time_limit();
+	CHECK_FOR_INTERRUPTS();
+	identity_leave(&saved);
 }
 
 /* Where a resumed job goes on: what is done for good, without this batch */

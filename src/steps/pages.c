@@ -36,6 +36,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
+#include "storage/smgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -421,6 +422,20 @@ put_tids(RowCursor *cursor, RowSet *set)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * A chunk that was done some time ago has left shared buffers by now, for the
+ * system's cache.  Unless the system is told to write it, the next checkpoint
+ * waits for all of them at once, and everybody's commits wait behind that.
+ */
+static void
+write_back(const Chunk *done, Relation relation)
+{
+	if (done->piece.from >= (BlockNumber) NBuffers)
+		smgrwriteback(RelationGetSmgr(relation), MAIN_FORKNUM,
+					  done->piece.from - NBuffers,
+					  done->piece.until - done->piece.from);
+}
+
 /* A set from this chunk; false: it is done, or must rest */
 static bool
 set_from_pages(RowCursor *cursor, Chunk *chunk, Relation relation, RowSet *set)
@@ -434,6 +449,7 @@ set_from_pages(RowCursor *cursor, Chunk *chunk, Relation relation, RowSet *set)
 		/* the end of the lap; one that has found nothing is the last */
 		if (!chunk->found)
 		{
+			write_back(chunk, relation);
 			release_chunk(cursor, chunk);
 			return false;
 		}

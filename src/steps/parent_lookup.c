@@ -20,8 +20,10 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "parser/parse_coerce.h"
+#include "storage/bufmgr.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -41,13 +43,26 @@ struct ParentLookup
 	struct
 	{
 		int			position;	/* in the foreign key */
+		AttrNumber	attnum;		/* in the parent */
 		Oid			subtype;
 		Oid			collation;
+		int16		typlen;		/* of the child's column */
+		bool		typbyval;
 		FmgrInfo	equal;
 	}			keys[INDEX_MAX_KEYS];
 };
 
 /* --- what there is to find out --------------------------------------- */
+
+/* A value that needs no cast to go into the other table */
+static bool
+has_same_type(const Source *source)
+{
+	TargetColumn column;
+
+	return target_find_column(source->parent, source->column, &column) &&
+		column.type == source->target.type && column.typmod == source->target.typmod;
+}
 
 static bool
 is_ours_to_read(Relation parent, Oid owner)
@@ -123,6 +138,7 @@ read_index(ParentLookup *lookup, Relation index, const Source *source, Oid child
 		int			position = position_of(source->parent_columns,
 										   get_attname(source->parent, attnum, false));
 		const char *child_column;
+		Oid			child_type;
 		Oid			type;
 		int32		typmod;
 		Oid			collation;
@@ -133,10 +149,11 @@ read_index(ParentLookup *lookup, Relation index, const Source *source, Oid child
 		if (collation != index->rd_indcollation[i])
 			return false;
 		child_column = list_nth(source->child_columns, position);
+		child_type = get_atttype(child, get_attnum(child, child_column));
+		get_typlenbyval(child_type, &lookup->keys[i].typlen, &lookup->keys[i].typbyval);
 		lookup->keys[i].position = position;
-		if (!find_comparison(lookup, index, i,
-							 get_atttype(child, get_attnum(child, child_column)),
-							 CurrentMemoryContext))
+		lookup->keys[i].attnum = attnum;
+		if (!find_comparison(lookup, index, i, child_type, CurrentMemoryContext))
 			return false;
 	}
 	lookup->index = RelationGetRelid(index);
@@ -154,7 +171,8 @@ parent_lookup_prepare(const Source *source, Oid child, Oid owner)
 	lookup->parent = source->parent;
 	lookup->column = get_attnum(source->parent, source->column);
 	get_typlenbyval(source->target.type, &lookup->typlen, &lookup->typbyval);
-	foreach(lc, is_ours_to_read(parent, owner) ? RelationGetIndexList(parent) : NIL)
+	foreach(lc, is_ours_to_read(parent, owner) && has_same_type(source)
+			? RelationGetIndexList(parent) : NIL)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
@@ -189,33 +207,144 @@ copy_out(const ParentLookup *lookup, Datum value)
 	return datumCopy(value, lookup->typbyval, lookup->typlen);
 }
 
+/*
+ * Where parents were found, by their keys.  A place is only a guess: what is
+ * visible there now and has the key is the parent, since the key is unique; in
+ * all other cases the index is asked again.  So nothing ever has to be thrown
+ * away, and a look at the place costs half of one at the index.
+ */
+#define KNOWN_PLACES	65536
+
+struct ParentPlaces
+{
+	ItemPointerData places[KNOWN_PLACES];
+};
+
+struct ParentReader
+{
+	MemoryContext context;		/* of the scan, which keeps things between rows */
+	const ParentLookup *lookup;
+	ParentPlaces *known;
+	Relation	parent;
+	Relation	index;
+	BlockNumber blocks;			/* of the parent: it may have been cut off */
+	TupleTableSlot *slot;
+	IndexScanDesc scan;
+};
+
+ParentPlaces *
+parent_places_make(MemoryContext context)
+{
+	return MemoryContextAllocZero(context, sizeof(ParentPlaces));
+}
+
+ParentReader *
+parent_reader_open(const ParentLookup *lookup, ParentPlaces *known)
+{
+	ParentReader *reader = palloc(sizeof(ParentReader));
+
+	reader->context = CurrentMemoryContext;
+	reader->lookup = lookup;
+	reader->known = known;
+	reader->parent = table_open(lookup->parent, AccessShareLock);
+	reader->index = index_open(lookup->index, AccessShareLock);
+	reader->blocks = RelationGetNumberOfBlocks(reader->parent);
+	reader->slot = table_slot_create(reader->parent, NULL);
+	reader->scan = index_scan_begin(reader->parent, reader->index,
+									GetActiveSnapshot(), lookup->nkeys);
+	return reader;
+}
+
+static ItemPointer
+known_place(ParentReader *reader, const Datum *key)
+{
+	const ParentLookup *lookup = reader->lookup;
+	uint32		hash = 0;
+
+	for (int i = 0; i < lookup->nkeys; i++)
+		hash = hash_combine(hash, datum_image_hash(key[lookup->keys[i].position],
+												   lookup->keys[i].typbyval,
+												   lookup->keys[i].typlen));
+	return &reader->known->places[hash % KNOWN_PLACES];
+}
+
+static bool
+has_key(const ParentLookup *lookup, TupleTableSlot *slot, const Datum *key)
+{
+	for (int i = 0; i < lookup->nkeys; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, lookup->keys[i].attnum, &isnull);
+
+		if (isnull ||
+			!DatumGetBool(FunctionCall2Coll(unconstify(FmgrInfo *, &lookup->keys[i].equal),
+											lookup->keys[i].collation, value,
+											key[lookup->keys[i].position])))
+			return false;
+	}
+	return true;
+}
+
+/* Into the slot */
+static bool
+find_parent(ParentReader *reader, const Datum *key)
+{
+	const ParentLookup *lookup = reader->lookup;
+	ItemPointer place = reader->known ? known_place(reader, key) : NULL;
+	ScanKeyData keys[INDEX_MAX_KEYS];
+
+	if (place && ItemPointerIsValid(place) &&
+		ItemPointerGetBlockNumber(place) < reader->blocks &&
+		table_tuple_fetch_row_version(reader->parent, place, GetActiveSnapshot(),
+									  reader->slot) &&
+		has_key(lookup, reader->slot, key))
+		return true;
+	build_keys(lookup, key, keys);
+	index_rescan(reader->scan, keys, lookup->nkeys, NULL, 0);
+	if (!index_getnext_slot(reader->scan, ForwardScanDirection, reader->slot))
+		return false;
+	if (place)
+		*place = reader->slot->tts_tid;
+	return true;
+}
+
+Datum
+parent_reader_value(ParentReader *reader, const Datum *key, bool *isnull)
+{
+	MemoryContext old = MemoryContextSwitchTo(reader->context);
+	bool		found = find_parent(reader, key);
+	Datum		value;
+
+	MemoryContextSwitchTo(old);
+	*isnull = true;
+	if (!found)
+		return (Datum) 0;
+	value = slot_getattr(reader->slot, reader->lookup->column, isnull);
+	return *isnull ? (Datum) 0 : copy_out(reader->lookup, value);
+}
+
+void
+parent_reader_close(ParentReader *reader)
+{
+	index_endscan(reader->scan);
+	ExecDropSingleTupleTableSlot(reader->slot);
+	index_close(reader->index, NoLock);
+	table_close(reader->parent, NoLock);
+	pfree(reader);
+}
+
 Datum
 parent_lookup_value(const ParentLookup *lookup, const Datum *key, bool *isnull)
 {
-	Relation	parent = table_open(lookup->parent, AccessShareLock);
-	Relation	index = index_open(lookup->index, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(parent, NULL);
-	ScanKeyData keys[INDEX_MAX_KEYS];
-	IndexScanDesc scan;
-	Datum		value = (Datum) 0;
+	ParentReader *reader;
+	Datum		value;
 
-	*isnull = true;
-	build_keys(lookup, key, keys);
 	/* what the statement has done so far is there, too */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	scan = index_scan_begin(parent, index, GetActiveSnapshot(), lookup->nkeys);
-	index_rescan(scan, keys, lookup->nkeys, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
-	{
-		value = slot_getattr(slot, lookup->column, isnull);
-		if (!*isnull)
-			value = copy_out(lookup, value);
-	}
-	index_endscan(scan);
+	reader = parent_reader_open(lookup, NULL);
+	value = parent_reader_value(reader, key, isnull);
+	parent_reader_close(reader);
 	PopActiveSnapshot();
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, NoLock);
-	table_close(parent, NoLock);
 	return value;
 }

@@ -18,6 +18,21 @@ extern ParentLookup *parent_lookup_prepare(const Source *source, Oid child,
 										   Oid owner);
 
 /*
+ * For the keys of many rows, as of the active snapshot: open, ask for each, and
+ * close.  Values are in the current context.  What is known of the places of
+ * parents can be kept from one reader to the next, as long as they look up
+ * parents of the same table; or NULL.
+ */
+typedef struct ParentReader ParentReader;
+typedef struct ParentPlaces ParentPlaces;
+
+extern ParentPlaces *parent_places_make(MemoryContext context);
+extern ParentReader *parent_reader_open(const ParentLookup *lookup,
+										ParentPlaces *known);
+extern Datum parent_reader_value(ParentReader *reader, const Datum *key, bool *isnull);
+extern void parent_reader_close(ParentReader *reader);
+
+/*
  * The value of the parent that has this key, none of it NULL, in the order of
  * the foreign key; as of now, as a query in a volatile function would see it.
  * *isnull: no value, or no such parent.  Runs no code but the server's own.

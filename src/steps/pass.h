@@ -72,6 +72,8 @@ typedef struct Pass
 	char	   *plan_text;
 	SPIPlanPtr	plan;
 
+	struct ParentPlaces *parents;	/* where they were found, or NULL so far */
+
 	/* sums */
 	int64		updated;
 	int64		counted[4];

@@ -35,8 +35,8 @@ static int64 quiet_job;
 static Oid	quiet_leaf;
 static ExecutorStart_hook_type next_hook = NULL;
 
-static bool
-is_silenced(const Trigger *trigger)
+bool
+triggers_off_silenced(const Trigger *trigger)
 {
 	return !trigger->tgisinternal &&
 		trigger->tgenabled != TRIGGER_FIRES_ALWAYS;
@@ -50,11 +50,11 @@ fires_before_update(const Trigger *trigger)
 							 TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_UPDATE);
 }
 
-static bool
-is_own(const Trigger *trigger)
+bool
+triggers_off_own(const Trigger *trigger, int64 job)
 {
 	return trigger->tgnargs == 1 &&
-		strcmp(trigger->tgargs[0], psprintf(INT64_FORMAT, quiet_job)) == 0 &&
+		strcmp(trigger->tgargs[0], psprintf(INT64_FORMAT, job)) == 0 &&
 		trigger->tgfoid == LookupFuncName(list_make2(makeString("tenantmig"),
 													 makeString("fill_tenant")),
 										  0, NULL, false);
@@ -70,7 +70,7 @@ own_is_alone(const TriggerDesc *desc)
 	{
 		if (!fires_before_update(&desc->triggers[i]))
 			continue;
-		if (!is_own(&desc->triggers[i]))
+		if (!triggers_off_own(&desc->triggers[i], quiet_job))
 			return false;
 		found = true;
 	}
@@ -81,7 +81,7 @@ static bool
 is_quiet(const Trigger *trigger)
 {
 	if (quiet_which == TRIGGERS_OFF_ALL)
-		return is_silenced(trigger);
+		return triggers_off_silenced(trigger);
 	return fires_before_update(trigger);
 }
 
@@ -234,7 +234,7 @@ triggers_not_fired(const Source *source)
 		{
 			Trigger    *trigger = &leaf->trigdesc->triggers[i];
 
-			if (is_silenced(trigger) && fires_for(trigger, attnum) &&
+			if (triggers_off_silenced(trigger) && fires_for(trigger, attnum) &&
 				!list_member(names, makeString(trigger->tgname)))
 				names = lappend(names, makeString(pstrdup(trigger->tgname)));
 		}

@@ -6,6 +6,7 @@
 #define TENANTMIG_TRIGGERS_OFF_H
 
 #include "executor/spi.h"
+#include "utils/reltrigger.h"
 
 #include "steps/source.h"
 
@@ -29,6 +30,11 @@ typedef enum TriggersOff
  * these triggers of the leaf */
 extern int	triggers_off_execute(SPIPlanPtr plan, const char *text, Datum *values,
 								 TriggersOff which, int64 job, Oid leaf);
+
+/* Whether a trigger is one that TRIGGERS_OFF_ALL leaves out; the fill trigger of
+ * a job */
+extern bool triggers_off_silenced(const Trigger *trigger);
+extern bool triggers_off_own(const Trigger *trigger, int64 job);
 
 /* The triggers of the table that would have fired for the column: names */
 extern List *triggers_not_fired(const Source *source);

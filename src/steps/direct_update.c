@@ -1,0 +1,326 @@
+/*
+ * direct_update.c
+ *		Updates of rows that are known by their places, without a statement.
+ *
+ * A third of the time of "UPDATE ... WHERE ctid = ANY($1)" goes into finding
+ * each row twice and into carrying it through the plan.  So where the table is
+ * an ordinary one, the row is read, given its value and put back here, with
+ * the functions that the executor and the apply worker of logical replication
+ * use for it: constraints are checked, indexes are kept up, a row that somebody
+ * holds is waited for in the same way.
+ *
+ * All that is out of the ordinary is left to the statement: triggers that
+ * would fire, rules, policies, generated columns, a foreign key on the column,
+ * placeholders, a set that failed.  And a row that has changed since it was
+ * seen is left to the next lap, or to the sweep.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "engine/compat.h"
+#include "steps/direct_update.h"
+#include "steps/parent_lookup.h"
+#include "steps/source_text.h"
+#include "steps/triggers_off.h"
+
+typedef struct DirectUpdate
+{
+	Relation	relation;
+	AttrNumber	column;
+	bool		constrained;
+	CommandId	command;
+	Snapshot	snapshot;
+	EState	   *estate;
+	ResultRelInfo *result;
+	TupleTableSlot *old;
+	TupleTableSlot *new;
+
+	Datum		value;			/* SOURCE_VALUE */
+	ParentLookup *lookup;		/* SOURCE_VIA */
+	ParentReader *reader;
+	int			nkeys;
+	AttrNumber	keys[INDEX_MAX_KEYS];
+} DirectUpdate;
+
+/* --- what can be done so --------------------------------------------- */
+
+/* A foreign key is of no concern to updates that leave its columns alone */
+static bool
+has_foreign_key_on(Relation relation, AttrNumber column)
+{
+	ListCell   *lc;
+
+	foreach(lc, RelationGetFKeyList(relation))
+	{
+		ForeignKeyCacheInfo *key = lfirst(lc);
+
+		for (int i = 0; i < key->nkeys; i++)
+			if (key->conkey[i] == column)
+				return true;
+	}
+	return false;
+}
+
+/* Whether something fires that is more than the check of a foreign key */
+static bool
+fires_triggers(Relation relation, const JobRun *run, const Pass *pass)
+{
+	TriggerDesc *desc = relation->trigdesc;
+
+	for (int i = 0; desc && i < desc->numtriggers; i++)
+	{
+		const Trigger *trigger = &desc->triggers[i];
+
+		if (!TRIGGER_FOR_UPDATE(trigger->tgtype) ||
+			trigger->tgenabled == TRIGGER_DISABLED ||
+			RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE ||
+			triggers_off_own(trigger, run->job->id) ||
+			(pass->triggers_off && triggers_off_silenced(trigger)))
+			continue;
+		return true;
+	}
+	return false;
+}
+
+static bool
+is_ordinary(Relation relation, AttrNumber column, const JobRun *run,
+			const Pass *pass)
+{
+	Oid			relid = RelationGetRelid(relation);
+
+	return !fires_triggers(relation, run, pass) &&
+		!has_foreign_key_on(relation, column) &&
+		relation->rd_rules == NULL &&
+		!relation->rd_rel->relrowsecurity &&
+		!has_generated_columns(RelationGetDescr(relation)) &&
+		pg_class_aclmask(relid, run->owner, ACL_SELECT | ACL_UPDATE, ACLMASK_ALL) ==
+		(ACL_SELECT | ACL_UPDATE) &&
+		namespace_aclcheck(RelationGetNamespace(relation), run->owner,
+						   ACL_USAGE) == ACLCHECK_OK;
+}
+
+static bool
+is_simple(const Pass *pass)
+{
+	const Source *source = pass->source;
+
+	return pass->what == STATEMENT_FILL && !pass->pass_over_locked &&
+		pass->set.tids != NULL && pass->parts == NIL &&
+		(pass->bad == NULL || pass->bad->count == 0) &&
+		source->unset == NULL && source->on_conflict != CONFLICT_OVERWRITE &&
+		(source->kind == SOURCE_VALUE ||
+		 (source->kind == SOURCE_VIA && !source_climbs(source, pass->set.leaf)));
+}
+
+/* --- the value ------------------------------------------------------- */
+
+static bool
+prepare_value(DirectUpdate *update, const JobRun *run, const Pass *pass)
+{
+	const Source *source = pass->source;
+	ListCell   *lc;
+
+	if (source->kind == SOURCE_VALUE)
+	{
+		update->value = target_value(&source->target, source->value);
+		return true;
+	}
+	update->lookup = parent_lookup_prepare(source, pass->set.leaf, run->owner);
+	if (update->lookup == NULL)
+		return false;
+	foreach(lc, source->child_columns)
+		update->keys[update->nkeys++] = get_attnum(pass->set.leaf, lfirst(lc));
+	return true;
+}
+
+/* The value of the row in "old", if the source has one */
+static bool
+find_value(DirectUpdate *update, Datum *value)
+{
+	Datum		key[INDEX_MAX_KEYS];
+	bool		isnull;
+
+	if (update->reader == NULL)
+	{
+		*value = update->value;
+		return true;
+	}
+	for (int i = 0; i < update->nkeys; i++)
+	{
+		key[i] = slot_getattr(update->old, update->keys[i], &isnull);
+		if (isnull)
+			return false;
+	}
+	*value = parent_reader_value(update->reader, key, &isnull);
+	return !isnull;
+}
+
+/* --- a row ----------------------------------------------------------- */
+
+/* In "new", the row in "old" with the value; dropped columns lose theirs, as in
+ * any update */
+static void
+give_value(DirectUpdate *update, Datum value)
+{
+	TupleDesc	desc = RelationGetDescr(update->relation);
+	TupleTableSlot *old = update->old;
+	TupleTableSlot *new = update->new;
+
+	slot_getallattrs(old);
+	ExecClearTuple(new);
+	memcpy(new->tts_values, old->tts_values, desc->natts * sizeof(Datum));
+	memcpy(new->tts_isnull, old->tts_isnull, desc->natts * sizeof(bool));
+	for (int i = 0; i < desc->natts; i++)
+		if (TupleDescAttr(desc, i)->attisdropped)
+			new->tts_isnull[i] = true;
+	new->tts_values[update->column - 1] = value;
+	new->tts_isnull[update->column - 1] = false;
+	ExecStoreVirtualTuple(new);
+	new->tts_tableOid = RelationGetRelid(update->relation);
+}
+
+static void
+check_constraints(DirectUpdate *update)
+{
+	if (update->constrained)
+		ExecConstraints(update->result, update->new, update->estate);
+	if (update->relation->rd_rel->relispartition)
+		(void) ExecPartitionCheck(update->result, update->new, update->estate, true);
+}
+
+/* False: the row is not there any more, or has another version by now */
+static bool
+put_back(DirectUpdate *update, ItemPointer tid)
+{
+	TM_FailureData failure;
+	LockTupleMode mode;
+	UpdatedIndexes indexes;
+	TM_Result	result;
+
+	result = table_tuple_update(update->relation, tid, update->new, update->command,
+								update->snapshot, InvalidSnapshot, true,
+								&failure, &mode, &indexes);
+	switch (result)
+	{
+		case TM_Ok:
+			if (update->result->ri_NumIndices > 0 && any_index_updated(indexes))
+				list_free(insert_index_tuples(update->result, update->new,
+											  update->estate, indexes));
+			return true;
+		case TM_Updated:
+		case TM_Deleted:
+		case TM_SelfModified:
+			return false;
+		default:
+			elog(ERROR, "unexpected result of an update: %d", result);
+			return false;
+	}
+}
+
+static bool
+update_row(DirectUpdate *update, ItemPointer tid)
+{
+	bool		isnull;
+	Datum		value;
+	MemoryContext old;
+	bool		found;
+
+	if (!table_tuple_fetch_row_version(update->relation, tid, update->snapshot,
+									   update->old))
+		return false;
+	(void) slot_getattr(update->old, update->column, &isnull);
+	if (!isnull)
+		return false;
+	ResetPerTupleExprContext(update->estate);
+	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(update->estate));
+	found = find_value(update, &value);
+	MemoryContextSwitchTo(old);
+	if (!found)
+		return false;
+	give_value(update, value);
+	check_constraints(update);
+	return put_back(update, tid);
+}
+
+/* --- a batch --------------------------------------------------------- */
+
+static void
+begin(DirectUpdate *update, const JobRun *run, Pass *pass)
+{
+	TupleConstr *constraints = RelationGetDescr(update->relation)->constr;
+
+	CheckCmdReplicaIdentity(update->relation, CMD_UPDATE);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	update->snapshot = GetActiveSnapshot();
+	update->command = GetCurrentCommandId(true);
+	update->constrained = constraints != NULL;
+	update->estate = CreateExecutorState();
+	update->estate->es_snapshot = update->snapshot;
+	update->estate->es_output_cid = update->command;
+	/* not in the range table: the indexes learn that no column of theirs changes */
+	update->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(update->result, update->relation, 0, NULL, 0);
+	ExecOpenIndices(update->result, false);
+	update->old = table_slot_create(update->relation, NULL);
+	update->new = table_slot_create(update->relation, NULL);
+	if (update->lookup == NULL)
+		return;
+	if (pass->parents == NULL)
+		pass->parents = parent_places_make(run->context);
+	update->reader = parent_reader_open(update->lookup, pass->parents);
+}
+
+static void
+finish(DirectUpdate *update)
+{
+	if (update->reader)
+		parent_reader_close(update->reader);
+	ExecDropSingleTupleTableSlot(update->new);
+	ExecDropSingleTupleTableSlot(update->old);
+	ExecCloseIndices(update->result);
+	FreeExecutorState(update->estate);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
+bool
+direct_update(JobRun *run, Pass *pass, int64 *rows)
+{
+	DirectUpdate update = {0};
+	ItemPointerData *tids;
+	bool		possible;
+
+	if (!is_simple(pass))
+		return false;
+	update.relation = table_open(pass->set.leaf, NoLock);
+	update.column = get_attnum(pass->set.leaf, pass->source->column);
+	possible = is_ordinary(update.relation, update.column, run, pass) &&
+		prepare_value(&update, run, pass);
+	if (possible)
+	{
+		begin(&update, run, pass);
+		tids = (ItemPointerData *) ARR_DATA_PTR(pass->set.tids);
+		*rows = 0;
+		for (int i = 0; i < pass->set.count; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (update_row(&update, &tids[i]))
+				(*rows)++;
+		}
+		finish(&update);
+	}
+	table_close(update.relation, NoLock);
+	return possible;
+}
