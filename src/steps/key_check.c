@@ -198,14 +198,11 @@ check_partition_key(const KeyChange *change)
  * a body, stand on the constraint.
  */
 static void
-check_dependants(const KeyChange *change)
+check_dependants(const TableChange *t)
 {
 	OwnQuery	query;
 	List	   *names;
-	const KeyDef *now = root_of(change)->now;
 
-	if (!OidIsValid(now->constraint))
-		return;
 	query_init(&query, "SELECT DISTINCT CASE WHEN w.oid IS NOT NULL "
 			   "THEN CASE v.relkind WHEN 'm' THEN 'materialized view ' ELSE 'view ' END "
 			   " || format('%I.%I', n.nspname, v.relname) "
@@ -220,18 +217,61 @@ check_dependants(const KeyChange *change)
 			   "AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS ( "
 			   " SELECT FROM pg_constraint f WHERE f.oid = d.objid AND f.contype = 'f')) "
 			   "ORDER BY 1");
-	query_oid(&query, now->constraint);
-	query_oid(&query, now->index);
+	query_oid(&query, t->now->constraint);
+	query_oid(&query, t->now->index);
 	names = query_texts(&query);
 	if (names == NIL)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 			 errmsg("the primary key of %s cannot be changed because other objects depend on it",
-					sql_relation(change->relid)),
+					sql_relation(t->table)),
 			 errdetail("They group by its columns and use other columns of the table: %s.",
 					   join(names)),
 			 errhint("Replace them by ones that name all these columns in GROUP BY, or drop them, then call again.")));
+}
+
+/* Those that point at the table as a whole come with it, and are changed */
+static void
+check_references_of_partition(const TableChange *t)
+{
+	OwnQuery	query;
+	List	   *names;
+
+	query_init(&query, "SELECT format('%I of %I.%I', f.conname, n.nspname, c.relname) "
+			   "FROM pg_constraint f JOIN pg_class c ON c.oid = f.conrelid "
+			   "JOIN pg_namespace n ON n.oid = c.relnamespace "
+			   "WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid = $1 "
+			   "AND f.conindid = $2 ORDER BY 1");
+	query_oid(&query, t->table);
+	query_oid(&query, t->now->index);
+	names = query_texts(&query);
+	if (names == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("foreign keys point at the primary key of partition %s alone",
+					sql_relation(t->table)),
+			 errdetail("They are: %s.", join(names)),
+			 errhint("Drop them, or let them point at the partitioned table, then call again; or use foreign_keys => 'keep'.")));
+}
+
+static void
+check_what_stands_on(const KeyChange *change)
+{
+	ListCell   *lc;
+
+	foreach(lc, change->tables)
+	{
+		const TableChange *t = lfirst(lc);
+
+		if (!OidIsValid(t->now->constraint))
+			continue;
+		check_dependants(t);
+		/* the old key stays in partitions too */
+		if (t != root_of(change) && !change->keep)
+			check_references_of_partition(t);
+	}
 }
 
 /* UPDATE and DELETE would be refused by the server after the swap */
@@ -422,7 +462,7 @@ key_check(const KeyChange *change, Oid user, bool calling)
 	foreach(lc, root_of(change)->wanted->columns)
 		check_not_null(change->relid, lfirst(lc), calling,
 					   "A primary key would have to read the whole table for NULLs under its lock.");
-	check_dependants(change);
+	check_what_stands_on(change);
 	check_publications(change);
 	foreach(lc, change->foreign_keys)
 	{

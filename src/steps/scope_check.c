@@ -131,12 +131,17 @@ refuse_invalid(Oid relid, Oid index)
 			 errhint("REINDEX INDEX CONCURRENTLY %s; or drop it.", sql_relation(index))));
 }
 
-/* Foreign keys, functions, views: whatever stands on the constraint or its index */
+/* $1: an index; and what is attached to it in partitions */
+#define INDEX_AND_PARTITIONS \
+	"(SELECT $1 UNION SELECT relid::oid FROM pg_partition_tree($1))"
+
+/* Foreign keys, functions, views: whatever stands on the constraint or its index,
+ * also in a single partition */
 static void
 check_dependents(Oid relid, Oid index)
 {
 	char	   *foreign_keys = find_text("SELECT string_agg(format('%I of %s', conname, conrelid::regclass), ', ' ORDER BY conname) "
-										 "FROM pg_constraint WHERE contype = 'f' AND conindid = $1 AND conparentid = 0",
+										 "FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 AND conindid IN " INDEX_AND_PARTITIONS,
 										 index);
 	char	   *others;
 
@@ -148,9 +153,10 @@ check_dependents(Oid relid, Oid index)
 				 errdetail("A foreign key needs what is unique by itself: %s.", foreign_keys),
 				 errhint("Let them point at a key with the tenant first: scope the referenced key under another name with tenantmig.create_index(..., is_unique => true), add the composite foreign key with tenantmig.add_foreign_key, and drop the old one.")));
 	others = find_text("SELECT string_agg(pg_describe_object(d.classid, d.objid, 0), ', ') "
-					   "FROM pg_depend d LEFT JOIN pg_constraint c ON c.conindid = $1 AND c.contype = 'u' "
-					   "WHERE d.deptype = 'n' AND "
-					   "(d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 "
+					   "FROM " INDEX_AND_PARTITIONS " i (oid) "
+					   "LEFT JOIN pg_constraint c ON c.conindid = i.oid AND c.contype = 'u' "
+					   "JOIN pg_depend d ON d.deptype = 'n' AND "
+					   "(d.refclassid = 'pg_class'::regclass AND d.refobjid = i.oid "
 					   " OR d.refclassid = 'pg_constraint'::regclass AND d.refobjid = c.oid)", index);
 	if (others)
 		ereport(ERROR,

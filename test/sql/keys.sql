@@ -134,6 +134,21 @@ CREATE TABLE parted (id int, tenant_id text NOT NULL, d int NOT NULL, PRIMARY KE
 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
 SELECT tm_test.try($$SELECT tenantmig.set_primary_key('parted', '{tenant_id,id}')$$);
 SELECT tm_test.try($$SELECT tenantmig.set_primary_key('parted_1', '{tenant_id,id,d}')$$);
+-- what stands on the key of a single partition
+CREATE VIEW tallied AS SELECT id, d, tenant_id, count(*) FROM parted_1 GROUP BY id, d;
+SELECT tm_test.try($$SELECT tenantmig.set_primary_key('parted', '{tenant_id,id,d}')$$);
+DROP VIEW tallied;
+CREATE TABLE pointing (id int, d int, CONSTRAINT pointing_fk FOREIGN KEY (id, d) REFERENCES parted_1);
+SELECT tm_test.try($$SELECT tenantmig.set_primary_key('parted', '{tenant_id,id,d}')$$);
+INSERT INTO parted VALUES (1, 'a', 1);
+SELECT tenantmig.set_primary_key('parted', '{tenant_id,id,d}', 'keep') AS job \gset
+CALL tenantmig.wait(:job);
+INSERT INTO pointing VALUES (1, 1);
+SELECT tm_test.sqlstate($$INSERT INTO pointing VALUES (2, 1)$$);
+SELECT tenantmig.undo(:job) AS undo \gset
+CALL tenantmig.wait(:undo);
+SELECT tm_test.sqlstate($$DELETE FROM parted$$);
+DROP TABLE pointing;
 -- owners
 CREATE ROLE tm_keys_a; CREATE ROLE tm_keys_b;
 GRANT ALL ON SCHEMA tm_keys TO tm_keys_a, tm_keys_b;

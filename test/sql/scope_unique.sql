@@ -114,6 +114,7 @@ CREATE TABLE excluded (tenant_id text NOT NULL, place point, during tsrange,
 CREATE INDEX orders_plain ON orders (at);
 CREATE TABLE parted (id int, tenant_id text NOT NULL, CONSTRAINT parted_id UNIQUE (id)) PARTITION BY LIST (id);
 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+CREATE TABLE pointing_at_one (id int CONSTRAINT pointing_at_one_fk REFERENCES parted_1 (id));
 CREATE UNIQUE INDEX orders_at_ref ON orders (at, ref);
 UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'orders_at_ref'::regclass;
 CREATE FUNCTION uses() RETURNS void LANGUAGE sql BEGIN ATOMIC
@@ -125,7 +126,7 @@ CREATE VIEW seen AS SELECT * FROM orders;
 SELECT t, k, tm_test.try(format('SELECT tenantmig.scope_unique(%L, %L)', t, k))
 FROM (VALUES ('orders', 'orders_pkey'), ('orders', 'orders_plain'), ('orders', 'nope'), ('orders', 'tm_scope.orders_email'),
 	('orders', 'orders_tenant_id_not_null'), ('orders', 'pointed_code'), ('orders', ''), ('orders', 'orders_at_ref'),
-	('pointed', 'pointed_code'), ('excluded', 'excluded_during'), ('parted_1', 'parted_1_id_key'), ('used', 'used_email'),
+	('pointed', 'pointed_code'), ('excluded', 'excluded_during'), ('parted_1', 'parted_1_id_key'), ('parted', 'parted_id'), ('used', 'used_email'),
 	('seen', 'orders_email'), ('orders', NULL)) v(t, k);
 SELECT tm_test.try($$SELECT tenantmig.scope_unique('orders', 'orders_email', 'nope')$$);
 SELECT tm_test.try($$SELECT tenantmig.scope_unique('pg_class', 'pg_class_relname_nsp_index')$$);
