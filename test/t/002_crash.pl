@@ -15,9 +15,10 @@ make_table($node, 'orders', rows => 6000);
 my $orders = digest($node, 'orders');
 my $backfill =
   q(tenantmig.backfill('orders', value => 'acme', options => '{"method": "ranges", "batch_target": "1ms"}'));
-# a constant is swept only when rows were left
+# it is swept only when rows were left
 my $derived =
-  q(tenantmig.backfill('orders', expression => $$'acme'$$, options => '{"method": "ranges", "batch_target": "1ms"}'));
+  q(tenantmig.backfill('orders', expression => $$CASE WHEN id <> 7 THEN 'acme' END$$,
+	options => '{"method": "ranges", "batch_target": "1ms", "on_orphan": "assign", "orphan_value": "acme"}'));
 
 # Submit, stop the server when a worker is at the point, start it again
 sub crash_at

@@ -123,9 +123,10 @@ sub undo
 
 # --- backfill --------------------------------------------------------------------
 
-# From an expression, so that the verifying scan is there as well
-my $backfill = q(tenantmig.backfill('orders', expression => $$'t' || customer$$,
-	options => '{"batch_target": "1ms"}'));
+# From an expression that leaves a row out, so that there is something to sweep
+my $left_out = $node->safe_psql('postgres', q{SELECT 't' || customer FROM orders WHERE id = 7});
+my $backfill = qq(tenantmig.backfill('orders', expression => \$\$CASE WHEN id <> 7 THEN 't' || customer END\$\$,
+	options => '{"batch_target": "1ms", "on_orphan": "assign", "orphan_value": "$left_out"}'));
 my $job;
 
 for my $point (
