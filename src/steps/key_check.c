@@ -581,11 +581,39 @@ warn_of_others(const KeyChange *change, List *warnings)
 							join(names)));
 }
 
+/* Those who look rows up by the old key alone, without the tenant */
+static List *
+warn_of_lookups(const KeyChange *change, List *warnings)
+{
+	List	   *columns = root_of(change)->now->columns;
+	OwnQuery	query;
+
+	if (change->keep || change->back || columns == NIL ||
+		strcmp(linitial(columns), linitial(root_of(change)->wanted->columns)) == 0)
+		return warnings;
+	query_init(&query, "SELECT FROM pg_index i JOIN pg_attribute a "
+			   "ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] "
+			   "WHERE i.indrelid = $1 AND i.indexrelid <> $2 AND i.indisvalid "
+			   "AND i.indpred IS NULL AND a.attname = $3");
+	query_oid(&query, change->relid);
+	query_oid(&query, root_of(change)->now->index);
+	query_text(&query, linitial(columns));
+	if (query_once(&query) > 0)
+		return warnings;
+	return lappend(warnings,
+				   psprintf("statements that look for rows by (%s) without %s find no index for it after the swap: give them the tenant, as the policies of enable_rls do, or first SELECT tenantmig.create_index(%s, %s);",
+							sql_name_list(columns),
+							quote_identifier(linitial(root_of(change)->wanted->columns)),
+							sql_literal(sql_relation(change->relid)),
+							sql_literal(psprintf("{%s}", sql_name_list(columns)))));
+}
+
 List *
 key_warnings(const KeyChange *change)
 {
-	List	   *warnings = warn_of_conflicts(change, NIL);
+	List	   *warnings = warn_of_lookups(change, NIL);
 
+	warnings = warn_of_conflicts(change, warnings);
 	warnings = warn_of_publications(change, warnings);
 	return warn_of_others(change, warnings);
 }
