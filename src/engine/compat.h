@@ -19,6 +19,7 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_tablespace.h"
+#include "storage/fd.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
@@ -136,6 +137,13 @@
 #define any_index_updated(indexes) (indexes)
 #define insert_index_tuples(info, slot, estate, indexes) \
 	ExecInsertIndexTuples((info), (slot), (estate), true, false, NULL, NIL)
+#endif
+
+/* 16 may write data past the system's cache, when there is nothing to write back */
+#if PG_VERSION_NUM >= 160000
+#define data_is_cached_by_system() ((io_direct_flags & IO_DIRECT_DATA) == 0)
+#else
+#define data_is_cached_by_system() true
 #endif
 
 /* 18 has generated columns that are not stored, too */

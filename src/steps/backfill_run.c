@@ -518,8 +518,9 @@ sweep_and_verify(JobRun *run, BackfillRun *b)
 	int64		least = PG_INT64_MAX;
 	int			vain = 0;
 
-	/* there may be none left; one snapshot tells */
-	if (b->sweeps == 0)
+	/* where it seems that there is none left: one snapshot tells */
+	if (b->sweeps == 0 && (b->source->kind == SOURCE_VALUE ||
+						   run->progress.rows_done >= b->unset))
 	{
 		int64		unresolved;
 

@@ -56,7 +56,7 @@ typedef struct DirectUpdate
 
 /* --- what can be done so --------------------------------------------- */
 
-/* A foreign key is of no concern to updates that leave its columns alone */
+/* Foreign keys over other columns need no new check when this one changes */
 static bool
 has_foreign_key_on(Relation relation, AttrNumber column)
 {
@@ -73,11 +73,15 @@ has_foreign_key_on(Relation relation, AttrNumber column)
 	return false;
 }
 
-/* Whether something fires that is more than the check of a foreign key */
+/*
+ * Whether something fires that is more than the check of a foreign key.  The
+ * relation cache may throw its own description away while we look up what a
+ * trigger calls.
+ */
 static bool
 fires_triggers(Relation relation, const JobRun *run, const Pass *pass)
 {
-	TriggerDesc *desc = relation->trigdesc;
+	TriggerDesc *desc = CopyTriggerDesc(relation->trigdesc);
 
 	for (int i = 0; desc && i < desc->numtriggers; i++)
 	{
@@ -94,14 +98,25 @@ fires_triggers(Relation relation, const JobRun *run, const Pass *pass)
 	return false;
 }
 
+/* The type may have got another length since the job began */
+static bool
+has_type_of(Relation relation, AttrNumber column, const TargetColumn *target)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), column - 1);
+
+	return att->atttypid == target->type && att->atttypmod == target->typmod;
+}
+
 static bool
 is_ordinary(Relation relation, AttrNumber column, const JobRun *run,
 			const Pass *pass)
 {
 	Oid			relid = RelationGetRelid(relation);
 
-	return !fires_triggers(relation, run, pass) &&
+	return has_type_of(relation, column, &pass->source->target) &&
+		!fires_triggers(relation, run, pass) &&
 		!has_foreign_key_on(relation, column) &&
+		ExecutorCheckPerms_hook == NULL &&
 		relation->rd_rules == NULL &&
 		!relation->rd_rel->relrowsecurity &&
 		!has_generated_columns(RelationGetDescr(relation)) &&

@@ -430,7 +430,7 @@ put_tids(RowCursor *cursor, RowSet *set)
 static void
 write_back(const Chunk *done, Relation relation)
 {
-	if (done->piece.from >= (BlockNumber) NBuffers)
+	if (data_is_cached_by_system() && done->piece.from >= (BlockNumber) NBuffers)
 		smgrwriteback(RelationGetSmgr(relation), MAIN_FORKNUM,
 					  done->piece.from - NBuffers,
 					  done->piece.until - done->piece.from);

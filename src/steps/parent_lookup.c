@@ -138,6 +138,7 @@ read_index(ParentLookup *lookup, Relation index, const Source *source, Oid child
 		int			position = position_of(source->parent_columns,
 										   get_attname(source->parent, attnum, false));
 		const char *child_column;
+		AttrNumber	child_attnum;
 		Oid			child_type;
 		Oid			type;
 		int32		typmod;
@@ -149,7 +150,10 @@ read_index(ParentLookup *lookup, Relation index, const Source *source, Oid child
 		if (collation != index->rd_indcollation[i])
 			return false;
 		child_column = list_nth(source->child_columns, position);
-		child_type = get_atttype(child, get_attnum(child, child_column));
+		child_attnum = get_attnum(child, child_column);
+		if (!AttributeNumberIsValid(child_attnum))
+			return false;
+		child_type = get_atttype(child, child_attnum);
 		get_typlenbyval(child_type, &lookup->keys[i].typlen, &lookup->keys[i].typbyval);
 		lookup->keys[i].position = position;
 		lookup->keys[i].attnum = attnum;
@@ -245,8 +249,9 @@ parent_reader_open(const ParentLookup *lookup, ParentPlaces *known)
 
 	reader->context = CurrentMemoryContext;
 	reader->lookup = lookup;
-	reader->known = known;
 	reader->parent = table_open(lookup->parent, AccessShareLock);
+	/* other access methods may have places of another kind */
+	reader->known = reader->parent->rd_rel->relam == HEAP_TABLE_AM_OID ? known : NULL;
 	reader->index = index_open(lookup->index, AccessShareLock);
 	reader->blocks = RelationGetNumberOfBlocks(reader->parent);
 	reader->slot = table_slot_create(reader->parent, NULL);

@@ -11,10 +11,11 @@ use Test::More;
 
 use TenantMig;
 
-my $node = new_node('direct', preload => 1, conf => "autovacuum = off\n");
+my $node = new_node('direct', conf => "autovacuum = off\nshared_preload_libraries = 'tenantmig, pg_stat_statements'\npg_stat_statements.track = all\n");
 
 $node->safe_psql('postgres', q{
 	CREATE EXTENSION amcheck;
+	CREATE EXTENSION pg_stat_statements;
 	CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;
 	CREATE FUNCTION doubled(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1 || $1';
 	CREATE TYPE mood AS ENUM ('sad', 'happy');
@@ -102,6 +103,8 @@ foreach my $shape (sort keys %shapes)
 			't', "$table: so are its indexes");
 	}
 	is($came[0], $came[1], "$shape: the same rows either way");
+	is( $node->safe_psql('postgres', "SELECT count(*) FILTER (WHERE query ~ 'UPDATE ONLY [^ ]*${shape}_direct.* ANY') || ' ' || (count(*) FILTER (WHERE query ~ 'UPDATE ONLY [^ ]*${shape}_by_statement.* ANY') > 0) FROM pg_stat_statements"),
+		'0 true', "$shape: but only one way by statements (a sweep, for what is left, has no list of rows)");
 	like($came[0], qr/^\d+\|[1-9]/, "$shape: which have a tenant");
 }
 
@@ -115,6 +118,18 @@ $node->safe_psql('postgres', q{
 });
 fill('watched', q{value => 'acme'});
 is($node->safe_psql('postgres', 'SELECT count(*) FROM fired'), '3000', 'a trigger fires for each row');
+
+# A type that has become shorter since the job began
+$node->safe_psql('postgres', q{
+	CREATE TABLE cut (id int PRIMARY KEY, body text, tenant_id char(20));
+	INSERT INTO cut SELECT i, repeat(md5(i::text), 3) FROM generate_series(1, 20000) i;
+});
+my $cut = submit($node, q{tenantmig.backfill('cut', value => 'acme', options => '{"method": "pages", "max_rows_per_second": 4000}')});
+wait_until($node, "SELECT rows_done > 1000 FROM tenantmig.stat_progress WHERE job = $cut", 'some rows are filled');
+$node->safe_psql('postgres', 'ALTER TABLE cut ALTER tenant_id TYPE char(10)');
+$node->safe_psql('postgres', qq(SELECT tenantmig.alter_job($cut, '{"max_rows_per_second": null}')));
+wait_job_state($node, $cut, 'succeeded');
+is($node->safe_psql('postgres', 'SELECT count(*), max(octet_length(tenant_id)) FROM cut'), '20000|10', 'values have the length of the type');
 
 # What generates a column, what another foreign key asks of the column, a rule
 $node->safe_psql('postgres', q{
