@@ -129,14 +129,14 @@
 #if PG_VERSION_NUM >= 160000
 #define UpdatedIndexes TU_UpdateIndexes
 #define any_index_updated(indexes) ((indexes) != TU_None)
-#define insert_index_tuples(info, slot, estate, indexes) \
-	ExecInsertIndexTuples((info), (slot), (estate), true, false, NULL, NIL, \
+#define insert_index_tuples(info, slot, estate, unchanged, indexes) \
+	ExecInsertIndexTuples((info), (slot), (estate), (unchanged), false, NULL, NIL, \
 						  (indexes) == TU_Summarizing)
 #else
 #define UpdatedIndexes bool
 #define any_index_updated(indexes) (indexes)
-#define insert_index_tuples(info, slot, estate, indexes) \
-	ExecInsertIndexTuples((info), (slot), (estate), true, false, NULL, NIL)
+#define insert_index_tuples(info, slot, estate, unchanged, indexes) \
+	ExecInsertIndexTuples((info), (slot), (estate), (unchanged), false, NULL, NIL)
 #endif
 
 /* 16 may write data past the system's cache, when there is nothing to write back */

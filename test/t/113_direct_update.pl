@@ -60,6 +60,15 @@ my %shapes = (
 		ALTER TABLE %1$s ATTACH PARTITION %1$s_b FOR VALUES FROM (4000) TO (9000);
 		INSERT INTO %1$s SELECT i, repeat(md5(i::text), 3) FROM generate_series(1, 8000) i},
 		q{value => 'acme'} ],
+	# indexes that get a new entry for each row
+	indexed => [
+		q{CREATE TABLE %1$s (id int PRIMARY KEY, body text, tenant_id text);
+		INSERT INTO %1$s SELECT i, repeat(md5(i::text), 3) FROM generate_series(1, 6000) i;
+		CREATE INDEX ON %1$s (tenant_id) WHERE id %% 2 = 0;
+		CREATE UNIQUE INDEX ON %1$s (tenant_id, id);
+		CREATE INDEX ON %1$s USING brin (tenant_id);
+		CREATE INDEX ON %1$s USING hash (tenant_id)},
+		q{value => 'acme'} ],
 	# parents without a tenant, and rows without a parent
 	children => [
 		q{CREATE TABLE %1$s (id int PRIMARY KEY, firm int REFERENCES firms, body text, tenant_id text);
@@ -79,7 +88,8 @@ sub everything
 sub fill
 {
 	my ($table, $source, $option) = @_;
-	my $options = join(', ', '"method": "pages"', $option // ());
+	my $method = $table =~ /by_ranges/ ? 'ranges' : 'pages';
+	my $options = join(', ', qq("method": "$method"), $option // ());
 	my $job = submit($node, "tenantmig.backfill('$table', $source, options => '{$options}')");
 	wait_job_state($node, $job, 'succeeded');
 	return $job;
@@ -90,7 +100,7 @@ foreach my $shape (sort keys %shapes)
 	my ($make, $source, $option) = @{ $shapes{$shape} };
 	my @came;
 
-	foreach my $table ("${shape}_direct", "${shape}_by_statement")
+	foreach my $table ("${shape}_by_pages", "${shape}_by_ranges", "${shape}_by_statement")
 	{
 		$node->safe_psql('postgres', sprintf($make, $table));
 		$node->safe_psql('postgres', "CREATE TRIGGER noted AFTER UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION noted()")
@@ -102,9 +112,10 @@ foreach my $shape (sort keys %shapes)
 		is( $node->safe_psql('postgres', "SELECT count(bt_index_check(c.oid, true)) = count(*) FROM pg_class c JOIN pg_index ON indexrelid = c.oid JOIN pg_am ON pg_am.oid = relam WHERE c.relkind = 'i' AND amname = 'btree' AND indrelid IN (SELECT oid FROM pg_class WHERE relname LIKE '$table%')"),
 			't', "$table: so are its indexes");
 	}
-	is($came[0], $came[1], "$shape: the same rows either way");
-	is( $node->safe_psql('postgres', "SELECT count(*) FILTER (WHERE query ~ 'UPDATE ONLY [^ ]*${shape}_direct.* ANY') || ' ' || (count(*) FILTER (WHERE query ~ 'UPDATE ONLY [^ ]*${shape}_by_statement.* ANY') > 0) FROM pg_stat_statements"),
-		'0 true', "$shape: but only one way by statements (a sweep, for what is left, has no list of rows)");
+	is($came[0], $came[2], "$shape: the same rows by pages as by statements");
+	is($came[1], $came[2], "$shape: and by ranges");
+	is( $node->safe_psql('postgres', "SELECT count(*) FILTER (WHERE query !~ '_by_statement') || ' ' || (count(*) > 0) FROM pg_stat_statements WHERE query ~ 'UPDATE ONLY [^ ]*${shape}_by_'"),
+		'0 true', "$shape: of which only the last are there");
 	like($came[0], qr/^\d+\|[1-9]/, "$shape: which have a tenant");
 }
 
