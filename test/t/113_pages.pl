@@ -148,11 +148,15 @@ note("TENANTMIG_SEED=$seed");
 foreach my $round (1 .. 10)
 {
 	my $kills = 0;
+	# by statements, and without
+	my ($source, $method, $tenant) = $round % 2
+	  ? (q(expression => $$'t' || customer % 7$$), 'auto', q('t' || customer % 7))
+	  : (q(value => 'acme'), 'pages', q('acme'));
 
 	$node->safe_psql('postgres', 'DROP TABLE IF EXISTS shot, shadow');
 	make_table($node, 'shot', rows => 30000);
 	$node->safe_psql('postgres', 'CREATE TABLE shadow (LIKE shot INCLUDING ALL); INSERT INTO shadow SELECT * FROM shot');
-	$job = submit($node, q(tenantmig.backfill('shot', expression => $$'t' || customer % 7$$, options => '{"method": "auto", "keep_trigger": true, "max_rows_per_second": 30000}')));
+	$job = submit($node, qq(tenantmig.backfill('shot', $source, options => '{"method": "$method", "keep_trigger": true, "max_rows_per_second": 30000}')));
 	while ($kills < 2)
 	{
 		my $run = IPC::Run::start([ $node->installed_command('pgbench'), '-n', '-c', '3', '-R', '200', '-T', '600', '-f', $script, $node->connstr('postgres') ],
@@ -169,7 +173,7 @@ foreach my $round (1 .. 10)
 	wait_job_state($node, $job, 'succeeded');
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM ((TABLE shadow EXCEPT ALL SELECT id, customer, body, touched, NULL FROM shot) UNION ALL (SELECT id, customer, body, touched, NULL FROM shot EXCEPT ALL TABLE shadow)) d}),
 		'0', "round $round: the rows are those of the shadow");
-	is(wrong_tenants($node, 'shot', q('t' || customer % 7)), 0, "round $round: and all have their tenant");
+	is(wrong_tenants($node, 'shot', $tenant), 0, "round $round: and all have their tenant");
 	assert_sound('shot', "round $round");
 }
 
