@@ -187,6 +187,24 @@ figure_fence()
 				"$(calc "$(median "$work/fence" "$what" 2)")" "$([ $commit = off ] || echo "at most 1.05")"
 		done
 	done
+	# the transaction of pgbench, all of whose tables have a tenant: three updates,
+	# a read, an insert
+	for table in open fenced; do
+		query "CREATE SCHEMA bench_$table"
+		PGOPTIONS="-c search_path=bench_$table" pgbench -i -s "${FENCE_SCALE:-10}" -q bench > "$work/pgbench.out" 2>&1 ||
+			die "pgbench: $(cat "$work/pgbench.out")"
+		for what in accounts branches tellers history; do
+			query "ALTER TABLE bench_$table.pgbench_$what ADD COLUMN tenant_id text NOT NULL DEFAULT 'tenant 1'"
+			[ $table = open ] || query "SELECT tenantmig.fence_tenants('bench_fenced.pgbench_$what')" > /dev/null
+		done
+	done
+	for commit in on off; do
+		for _ in $(seq "${FENCE_REPEAT:-7}"); do
+			printf 'all\t%s\n' "$(ratio "$(pgbench_turn $commit fenced)" "$(pgbench_turn $commit open)")"
+		done > "$work/fence"
+		figure "the transaction of pgbench with fences on its four tables, against without, synchronous_commit $commit" \
+			"$(calc "$(median "$work/fence" all 2)")" "at most 1.05"
+	done
 	# TRUNCATE is refused while a tenant is suspended
 	query "SELECT tenantmig.reactivate_tenant('tenant 500')" > /dev/null
 	for _ in $(seq "${FENCE_REPEAT:-7}"); do
@@ -197,6 +215,14 @@ figure_fence()
 	done > "$work/fence"
 	figure "$rows rows of one tenant in one statement, with a fence against without" \
 		"$(ratio "$(median "$work/fence" fenced 2)" "$(median "$work/fence" open 2)")"
+}
+
+# pgbench_turn COMMIT SCHEMA: milliseconds of a transaction
+pgbench_turn()
+{
+	PGOPTIONS="-c synchronous_commit=$1 -c search_path=bench_$2" \
+		pgbench -n -M prepared -T "$RLS_SECONDS" bench 2> /dev/null |
+		sed -nE 's/^latency average = ([0-9.]+) ms.*/\1/p' | grep .
 }
 
 # fence_turn COMMIT SCRIPT: milliseconds of a transaction of one statement, with
