@@ -249,7 +249,8 @@ $node->safe_psql('postgres', 'UPDATE strict SET tenant_id = NULL');
 $job = submit_crew('strict', '{"max_errors": 5, "batch_target": "5ms"}');
 wait_job_state($node, $job, 'failed');
 is(job_field($node, $job, 'sqlstate'), '23514', 'one too many ends the job');
-is(number($node, "SELECT count(*) FROM tenantmig.job_errors WHERE job = $job AND key IS NOT NULL"), 6, 'with those that were found');
+# each of the two may come upon the one too many before it hears of the other's
+like(number($node, "SELECT count(*) FROM tenantmig.job_errors WHERE job = $job AND key IS NOT NULL"), qr/^[67]$/, 'with those that were found');
 assert_clean($node);
 
 #
