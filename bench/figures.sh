@@ -28,21 +28,19 @@ figure_flat()
 	local -A smallest=()
 	for size in ${SIZES:-100000 1000000 10000000}; do
 		text+="${text:+; }$size:"
-		for way in backfill update; do
+		for way in pages ranges UPDATE; do
 			note "flat, $size rows, $way"
 			fresh "$size"
 			one_is_taken
-			if [ $way = backfill ]; then
-				ms=$(backfill items "value => 'default'")
-			else
+			if [ $way = UPDATE ]; then
 				ms=$(timed "UPDATE items SET tenant_id = 'default'")
+			else
+				ms=$(backfill items "value => 'default'" "{\"method\": \"$way\"}")
 			fi
 			rate=$(per_second "$size" "$ms")
 			: "${smallest[$way]:=$rate}"
-			text+=" $(ratio "$rate" "${smallest[$way]}")"
-			[ $way = update ] || text+=" (UPDATE"
+			text+=" $way $(ratio "$rate" "${smallest[$way]}")"
 		done
-		text+=")"
 		forget "$size"
 	done
 	figure "rows a second by size of the table, as a share of the smallest" "$text" "within 0.25"
