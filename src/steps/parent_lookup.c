@@ -253,7 +253,8 @@ parent_reader_open(const ParentLookup *lookup, ParentPlaces *known)
 	/* other access methods may have places of another kind */
 	reader->known = reader->parent->rd_rel->relam == HEAP_TABLE_AM_OID ? known : NULL;
 	reader->index = index_open(lookup->index, AccessShareLock);
-	reader->blocks = RelationGetNumberOfBlocks(reader->parent);
+	/* asks the system, which is too much for a single row */
+	reader->blocks = reader->known ? RelationGetNumberOfBlocks(reader->parent) : 0;
 	reader->slot = table_slot_create(reader->parent, NULL);
 	reader->scan = index_scan_begin(reader->parent, reader->index,
 									GetActiveSnapshot(), lookup->nkeys);
