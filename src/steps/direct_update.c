@@ -4,11 +4,10 @@
  *
  * A third of the time of "UPDATE ... WHERE ctid = ANY($1)", and a sixth of that
  * of a range of them, goes into finding each row twice and into carrying it
- * through the plan.  So where the table is
- * an ordinary one, the row is read, given its value and put back here, with
- * the functions that the executor and the apply worker of logical replication
- * use for it: constraints are checked, indexes are kept up, a row that somebody
- * holds is waited for in the same way.
+ * through the plan.  So where the table is an ordinary one, the row is read,
+ * given its value and put back here, with the functions that the executor and
+ * the apply worker of logical replication use for it: constraints are checked,
+ * indexes are kept up, a row that somebody holds is waited for in the same way.
  *
  * All that is out of the ordinary is left to the statement: triggers that
  * would fire, rules, policies, generated columns, a foreign key on the column,
