@@ -129,6 +129,13 @@ run_transaction(JobRun *run, RunBody body, void *arg)
 	MemoryContextReset(run->scratch);
 	error = run->foreground ? foreground_transaction(run, body, arg)
 		: worker_transaction(run, body, arg);
+
+	/*
+	 * As a backend does between statements.  Otherwise autovacuum and who
+	 * watches would hear of the rows, and of the dead ones, when the job ends.
+	 */
+	if (!run->foreground)
+		(void) pgstat_report_stat(false);
 	MemoryContextSwitchTo(run->context);
 	return error;
 }
