@@ -129,14 +129,19 @@
 #if PG_VERSION_NUM >= 160000
 #define UpdatedIndexes TU_UpdateIndexes
 #define any_index_updated(indexes) ((indexes) != TU_None)
-#define insert_index_tuples(info, slot, estate, unchanged, indexes) \
-	ExecInsertIndexTuples((info), (slot), (estate), (unchanged), false, NULL, NIL, \
-						  (indexes) == TU_Summarizing)
+#define index_is_updated(info, indexes) \
+	((indexes) == TU_All || (info)->ii_Summarizing)
 #else
 #define UpdatedIndexes bool
 #define any_index_updated(indexes) (indexes)
-#define insert_index_tuples(info, slot, estate, unchanged, indexes) \
-	ExecInsertIndexTuples((info), (slot), (estate), (unchanged), false, NULL, NIL)
+#define index_is_updated(info, indexes) true
+#endif
+
+/* 16 renamed it */
+#if PG_VERSION_NUM >= 160000
+#define relation_locator(relation) ((relation)->rd_locator)
+#else
+#define relation_locator(relation) ((relation)->rd_node)
 #endif
 
 /* 16 may write data past the system's cache, when there is nothing to write back */

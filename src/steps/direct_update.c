@@ -11,7 +11,7 @@
  *
  * All that is out of the ordinary is left to the statement: triggers that
  * would fire, rules, policies, generated columns, a foreign key on the column,
- * placeholders, a set that failed.  And a row that has changed since it was
+ * exclusion constraints, placeholders, a set that failed.  And a row that has changed since it was
  * seen is left to the next lap, or to the sweep.
  */
 #include "postgres.h"
@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
@@ -33,9 +34,11 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "engine/compat.h"
 #include "steps/direct_update.h"
+#include "steps/index_entries.h"
 #include "steps/parent_lookup.h"
 #include "steps/source_text.h"
 #include "steps/triggers_off.h"
@@ -46,17 +49,11 @@ typedef struct DirectUpdate
 	AttrNumber	column;
 	bool		constrained;
 
-	/*
-	 * Let B-trees look for entries of dead row versions before a page is split.
-	 * By pages that keeps them from growing.  By ranges, where each row gets a
-	 * new entry, they would find a few at a time, again and again, for a
-	 * quarter of the time, and split all the same.
-	 */
-	bool		tidy_indexes;
 	CommandId	command;
 	Snapshot	snapshot;
 	EState	   *estate;
 	ResultRelInfo *result;
+	IndexEntries *entries;
 	TupleTableSlot *old;
 	TupleTableSlot *new;
 
@@ -84,6 +81,26 @@ has_foreign_key_on(Relation relation, AttrNumber column)
 				return true;
 	}
 	return false;
+}
+
+static bool
+has_exclusion_constraint(Relation relation)
+{
+	List	   *indexes = RelationGetIndexList(relation);
+	bool		has = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		has = has || ((Form_pg_index) GETSTRUCT(tuple))->indisexclusion;
+		ReleaseSysCache(tuple);
+	}
+	list_free(indexes);
+	return has;
 }
 
 /*
@@ -130,6 +147,7 @@ is_ordinary(Relation relation, AttrNumber column, const JobRun *run,
 		has_type_of(relation, column, &pass->source->target) &&
 		!fires_triggers(relation, run, pass) &&
 		!has_foreign_key_on(relation, column) &&
+		!has_exclusion_constraint(relation) &&
 		ExecutorCheckPerms_hook == NULL &&
 		relation->rd_rules == NULL &&
 		!relation->rd_rel->relrowsecurity &&
@@ -244,10 +262,8 @@ put_back(DirectUpdate *update, ItemPointer tid)
 	switch (result)
 	{
 		case TM_Ok:
-			if (update->result->ri_NumIndices > 0 && any_index_updated(indexes))
-				list_free(insert_index_tuples(update->result, update->new,
-											  update->estate,
-											  update->tidy_indexes, indexes));
+			if (any_index_updated(indexes))
+				index_entries_add(update->entries, update->new, indexes);
 			return true;
 		case TM_Updated:
 		case TM_Deleted:
@@ -294,14 +310,21 @@ begin(DirectUpdate *update, const JobRun *run, Pass *pass)
 	update->snapshot = GetActiveSnapshot();
 	update->command = GetCurrentCommandId(true);
 	update->constrained = constraints != NULL;
-	update->tidy_indexes = pass->set.tids != NULL;
 	update->estate = CreateExecutorState();
 	update->estate->es_snapshot = update->snapshot;
 	update->estate->es_output_cid = update->command;
-	/* not in the range table: the indexes learn that no column of theirs changes */
 	update->result = makeNode(ResultRelInfo);
 	InitResultRelInfo(update->result, update->relation, 0, NULL, 0);
 	ExecOpenIndices(update->result, false);
+
+	/*
+	 * By pages, it keeps B-trees from growing that they look for entries of dead
+	 * row versions.  By ranges, where each row gets a new entry, they would find
+	 * a few at a time, again and again, for a quarter of the time, and split
+	 * their pages all the same.
+	 */
+	update->entries = index_entries_begin(update->result, update->estate,
+										  update->column, pass->set.tids != NULL);
 	update->old = pass->set.tids
 		? MakeSingleTupleTableSlot(RelationGetDescr(update->relation), &TTSOpsHeapTuple)
 		: table_slot_create(update->relation, NULL);
@@ -316,6 +339,7 @@ begin(DirectUpdate *update, const JobRun *run, Pass *pass)
 static void
 finish(DirectUpdate *update)
 {
+	index_entries_end(update->entries);
 	if (update->reader)
 		parent_reader_close(update->reader);
 	ExecDropSingleTupleTableSlot(update->new);

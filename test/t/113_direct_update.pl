@@ -158,6 +158,32 @@ wait_job_state($node, $job, 'failed');
 is($node->safe_psql('postgres', "SELECT count(*), min(sqlstate) FROM tenantmig.job_errors WHERE job = $job AND key IS NOT NULL"), '1|23503', 'a foreign key of the column is checked');
 is($node->safe_psql('postgres', 'SELECT count(tenant_id) FROM referring'), '0', 'and nothing gets past it');
 
+# What a unique index and an exclusion constraint say of the tenant; and a unique
+# index that is not valid, which knows nothing of the old versions
+$node->safe_psql('postgres', q{
+	CREATE TABLE twice (id int PRIMARY KEY, email text, tenant_id text);
+	INSERT INTO twice SELECT i, 'e' || least(i, 2999) FROM generate_series(1, 3000) i;
+	CREATE UNIQUE INDEX ON twice (tenant_id, email);
+	CREATE TABLE alone (id int PRIMARY KEY, body text, tenant_id text);
+	INSERT INTO alone SELECT i, repeat(md5(i::text), 3) FROM generate_series(1, 3000) i;
+	ALTER TABLE alone ADD EXCLUDE (tenant_id WITH =) WHERE (id IN (7, 8));
+	CREATE TABLE doubtful (id int PRIMARY KEY, email text, tenant_id text);
+	CREATE INDEX doubtful_email ON doubtful (email);
+});
+# As between the phases of CREATE UNIQUE INDEX CONCURRENTLY
+$node->safe_psql('postgres', q{UPDATE pg_index SET indisready = false, indisvalid = false, indisunique = true WHERE indexrelid = 'doubtful_email'::regclass});
+$node->safe_psql('postgres', q{INSERT INTO doubtful SELECT i, 'e' || greatest(i, 2) FROM generate_series(1, 3000) i});
+$node->safe_psql('postgres', q{UPDATE pg_index SET indisready = true WHERE indexrelid = 'doubtful_email'::regclass});
+foreach my $of ([ 'twice', '23505' ], [ 'alone', '23P01' ], [ 'doubtful', '23505' ])
+{
+	my ($table, $sqlstate) = @$of;
+
+	$job = submit($node, qq(tenantmig.backfill('$table', value => 'acme', options => '{"method": "ranges", "max_errors": 5}')));
+	wait_job_state($node, $job, 'failed');
+	is($node->safe_psql('postgres', "SELECT count(*), min(sqlstate) FROM tenantmig.job_errors WHERE job = $job AND key IS NOT NULL"), "1|$sqlstate", "$table: the row that offends is named");
+	is($node->safe_psql('postgres', "SELECT count(tenant_id) FROM $table"), '2999', 'and all others are filled');
+}
+
 # A parent that has moved, has another key or has gone since its place was seen,
 # and a table of parents that is shorter than it was
 $node->safe_psql('postgres', q{
@@ -168,6 +194,7 @@ $node->safe_psql('postgres', q{
 });
 $job = submit($node, q{tenantmig.backfill('moved', via => 'mover', options => '{"method": "pages", "max_rows_per_second": 5000}')});
 wait_until($node, "SELECT rows_done > 3000 FROM tenantmig.stat_progress WHERE job = $job", 'some parents have been found');
+wait_until($node, "SELECT n_tup_upd > 0 FROM pg_stat_user_tables, tenantmig.jobs j WHERE relname = 'moved' AND j.id = $job AND state = 'running'", 'the statistics of the server know of them already');
 $node->safe_psql('postgres', q{
 	BEGIN;
 	UPDATE movers SET id = id + 10000 WHERE id % 3 = 0;
