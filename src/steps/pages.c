@@ -36,7 +36,6 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
-#include "storage/smgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -47,6 +46,7 @@
 #include "engine/compat.h"
 #include "engine/sqltext.h"
 #include "steps/pass.h"
+#include "steps/write_behind.h"
 
 #define CHUNK_BLOCKS	512
 #define MOST_CHUNKS		FEED_MOST_PIECES
@@ -108,6 +108,7 @@ struct RowCursor
 	bool		only;
 	Chunk		chunks[MOST_CHUNKS];
 	LeafFacts	leaf;
+	WriteBehind written;
 	bool		has_unset;
 	Datum		unset;			/* the placeholder */
 	int			value_size;		/* bytes that a value adds to a row */
@@ -422,20 +423,6 @@ put_tids(RowCursor *cursor, RowSet *set)
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * A chunk that was done some time ago has left shared buffers by now, for the
- * system's cache.  Unless the system is told to write it, the next checkpoint
- * waits for all of them at once, and everybody's commits wait behind that.
- */
-static void
-write_back(const Chunk *done, Relation relation)
-{
-	if (data_is_cached_by_system() && done->piece.from >= (BlockNumber) NBuffers)
-		smgrwriteback(RelationGetSmgr(relation), MAIN_FORKNUM,
-					  done->piece.from - NBuffers,
-					  done->piece.until - done->piece.from);
-}
-
 /* A set from this chunk; false: it is done, or must rest */
 static bool
 set_from_pages(RowCursor *cursor, Chunk *chunk, Relation relation, RowSet *set)
@@ -449,7 +436,7 @@ set_from_pages(RowCursor *cursor, Chunk *chunk, Relation relation, RowSet *set)
 		/* the end of the lap; one that has found nothing is the last */
 		if (!chunk->found)
 		{
-			write_back(chunk, relation);
+			write_behind(&cursor->written, relation, chunk->piece.from, chunk->piece.until);
 			release_chunk(cursor, chunk);
 			return false;
 		}
