@@ -86,7 +86,7 @@ figure_neighbours()
 	cat > "$work/neighbours.sql" <<-SQL
 		\set id random(1, $ROWS)
 		SELECT body FROM items WHERE id = :id;
-		UPDATE items SET account = (account + 1) % 50000 WHERE id = :id;
+		UPDATE items SET account = (account + 1) % $(accounts "$ROWS") WHERE id = :id;
 		INSERT INTO items (id, account, body, created) VALUES ($ROWS + nextval('beside'), 1, 'x', now());
 	SQL
 	for what in idle update backfill set_not_null; do

@@ -1,5 +1,5 @@
--- The data: a table with a primary key and two more indexes, about 180 bytes a
--- row, filled in the order of time, whose rows belong to 50,000 parents. The
+-- The data: a table with a primary key and two more indexes, about 200 bytes a
+-- row, filled in the order of time, whose rows belong to parents, 60 to each. The
 -- tenants of the parents are as long as the word "default".
 --
 -- Autovacuum is off on the table, so that a run does not depend on when it
@@ -12,7 +12,7 @@ CREATE TABLE accounts (
     tenant_id text NOT NULL
 );
 INSERT INTO accounts
-SELECT i, to_char(i % 1000, 'FM"tena"000') FROM generate_series(0, 49999) i;
+SELECT i, to_char(i % 1000, 'FM"tena"000') FROM generate_series(0, :accounts - 1) i;
 
 CREATE TABLE items (
     id bigint PRIMARY KEY,
@@ -21,10 +21,10 @@ CREATE TABLE items (
     created timestamptz NOT NULL,
     tenant_id text
 ) WITH (autovacuum_enabled = off);
-CREATE INDEX ON items (account);
+CREATE INDEX ON items (account, created);
 CREATE INDEX ON items (created);
 INSERT INTO items (id, account, body, created)
-SELECT i, i % 50000, repeat(md5(i::text), 4), now() - (:rows - i) * interval '1 second'
+SELECT i, i % :accounts, left(repeat(md5(i::text), 5), 148), now() - (:rows - i) * interval '1 second'
 FROM generate_series(1, :rows) i;
 
 VACUUM (FREEZE, ANALYZE) accounts, items;

@@ -51,11 +51,15 @@ fresh()
 	if [ -z "$(admin "SELECT 1 FROM pg_database WHERE datname = '$original'")" ]; then
 		note "making a table of $1 rows"
 		admin "CREATE DATABASE $original"
-		psql -XqAt -v ON_ERROR_STOP=1 -v rows="$1" -d "$original" -f "$root/bench/items.sql"
+		psql -XqAt -v ON_ERROR_STOP=1 -v rows="$1" -v accounts="$(accounts "$1")" \
+			-d "$original" -f "$root/bench/items.sql"
 	fi
 	admin "DROP DATABASE IF EXISTS bench WITH (FORCE)"
 	admin "CREATE DATABASE bench TEMPLATE $original STRATEGY file_copy"
 }
+
+# accounts ROWS: the parents of a table of so many rows; an empty one gets some, too
+accounts() { echo $(($1 > 60 ? $1 / 60 : 50000)); }
 
 # A row that has another tenant: then a job that chooses its method itself fills
 # the other rows, where it would have given a constant to all by metadata only
