@@ -1,6 +1,7 @@
 -- The data: a table with a primary key and two more indexes, about 200 bytes a
--- row, filled in the order of time, whose rows belong to parents, 60 to each. The
--- tenants of the parents are as long as the word "default".
+-- row and 90 in the indexes, filled in the order of time, whose rows belong to
+-- parents, 60 to each. The tenants of the parents are as long as the word
+-- "default".
 --
 -- Autovacuum is off on the table, so that a run does not depend on when it
 -- comes by.
@@ -21,7 +22,7 @@ CREATE TABLE items (
     created timestamptz NOT NULL,
     tenant_id text
 ) WITH (autovacuum_enabled = off);
-CREATE INDEX ON items (account, created);
+CREATE INDEX ON items (:account_index);
 CREATE INDEX ON items (created);
 INSERT INTO items (id, account, body, created)
 SELECT i, i % :accounts, left(repeat(md5(i::text), 5), 148), now() - (:rows - i) * interval '1 second'

@@ -52,7 +52,7 @@ fresh()
 		note "making a table of $1 rows"
 		admin "CREATE DATABASE $original"
 		psql -XqAt -v ON_ERROR_STOP=1 -v rows="$1" -v accounts="$(accounts "$1")" \
-			-d "$original" -f "$root/bench/items.sql"
+			-v account_index="${ACCOUNT_INDEX:-account, created}" -d "$original" -f "$root/bench/items.sql"
 	fi
 	admin "DROP DATABASE IF EXISTS bench WITH (FORCE)"
 	admin "CREATE DATABASE bench TEMPLATE $original STRATEGY file_copy"

@@ -11,7 +11,7 @@
  *
  * All that is out of the ordinary is left to the statement: triggers that
  * would fire, rules, policies, generated columns, a foreign key on the column,
- * exclusion constraints, placeholders, a set that failed.  And a row that has changed since it was
+ * exclusion constraints, volatile checks, placeholders, a set that failed.  And a row that has changed since it was
  * seen is left to the next lap, or to the sweep.
  */
 #include "postgres.h"
@@ -28,6 +28,8 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/nodes.h"
+#include "optimizer/optimizer.h"
 #include "storage/bufmgr.h"
 #include "storage/predicate.h"
 #include "utils/array.h"
@@ -80,6 +82,18 @@ has_foreign_key_on(Relation relation, AttrNumber column)
 			if (key->conkey[i] == column)
 				return true;
 	}
+	return false;
+}
+
+/* It may look for other rows of the batch, whose index entries are not there */
+static bool
+has_volatile_check(Relation relation)
+{
+	TupleConstr *constr = RelationGetDescr(relation)->constr;
+
+	for (int i = 0; constr && i < constr->num_check; i++)
+		if (contain_volatile_functions(stringToNode(constr->check[i].ccbin)))
+			return true;
 	return false;
 }
 
@@ -148,6 +162,7 @@ is_ordinary(Relation relation, AttrNumber column, const JobRun *run,
 		!fires_triggers(relation, run, pass) &&
 		!has_foreign_key_on(relation, column) &&
 		!has_exclusion_constraint(relation) &&
+		!has_volatile_check(relation) &&
 		ExecutorCheckPerms_hook == NULL &&
 		relation->rd_rules == NULL &&
 		!relation->rd_rel->relrowsecurity &&

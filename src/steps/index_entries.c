@@ -111,7 +111,8 @@ keep(IndexEntries *entries, OneIndex *one, ItemPointer tid, Datum *values, bool 
 	if (one->sort == NULL)
 		one->sort = tuplesort_begin_index_btree(entries->result->ri_RelationDesc,
 												one->index, false, false,
-												work_mem, NULL, TUPLESORT_NONE);
+												Max(work_mem / entries->count, 64), NULL,
+												TUPLESORT_NONE);
 	tuplesort_putindextuplevalues(one->sort, one->index, tid, values, isnull);
 }
 

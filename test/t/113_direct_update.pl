@@ -184,6 +184,17 @@ foreach my $of ([ 'twice', '23505' ], [ 'alone', '23P01' ], [ 'doubtful', '23505
 	is($node->safe_psql('postgres', "SELECT count(tenant_id) FROM $table"), '2999', 'and all others are filled');
 }
 
+# A check that may look for other rows of its batch
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION looks(int) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$BEGIN RETURN $1 = 1 OR EXISTS (SELECT FROM looked WHERE id = $1 - 1); END$$;
+	CREATE TABLE looked (id int PRIMARY KEY, body text, tenant_id text);
+	INSERT INTO looked SELECT i, repeat(md5(i::text), 3) FROM generate_series(1, 1000) i;
+	ALTER TABLE looked ADD CHECK (looks(id));
+});
+$node->safe_psql('postgres', 'SELECT pg_stat_statements_reset()');
+fill('looked', q{value => 'acme'});
+is($node->safe_psql('postgres', q{SELECT count(tenant_id), (SELECT count(*) > 0 FROM pg_stat_statements WHERE query ~ 'UPDATE ONLY [^ ]*looked') FROM looked}), '1000|t', 'a volatile check is left to the statement');
+
 # A parent that has moved, has another key or has gone since its place was seen,
 # and a table of parents that is shorter than it was
 $node->safe_psql('postgres', q{
