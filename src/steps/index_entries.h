@@ -5,6 +5,7 @@
 #ifndef TENANTMIG_INDEX_ENTRIES_H
 #define TENANTMIG_INDEX_ENTRIES_H
 
+#include "access/tableam.h"
 #include "nodes/execnodes.h"
 
 #include "engine/compat.h"
