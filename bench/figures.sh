@@ -34,12 +34,12 @@ figure_flat()
 	: > "$work/flat"
 	for size in ${SIZES:-100000 1000000 10000000}; do
 		for _ in $(seq "$REPEAT"); do
-			for way in pages ranges UPDATE; do
+			for way in ${FLAT_WAYS:-pages ranges UPDATE}; do
 				note "flat, $size rows, $way"
 				fresh "$size"
 				one_is_taken
 				printf '%s\t%s\n' "$way $size" "$(
-					if [ $way = UPDATE ]; then
+					if [ "$way" = UPDATE ]; then
 						timed "UPDATE items SET tenant_id = 'default'"
 					else
 						backfill items "value => 'default'" "{\"method\": \"$way\"}"
@@ -47,7 +47,7 @@ figure_flat()
 			done
 		done
 		text+="${text:+; }$size:"
-		for way in pages ranges UPDATE; do
+		for way in ${FLAT_WAYS:-pages ranges UPDATE}; do
 			rate=$(per_second "$size" "$(median "$work/flat" "$way $size" 2)")
 			: "${smallest[$way]:=$rate}"
 			text+=" $way $(ratio "$rate" "${smallest[$way]}")"
