@@ -137,7 +137,7 @@
 #define index_is_updated(info, indexes) true
 #endif
 
-/* 16 renamed it */
+/* 16 renamed the place of a relation's files */
 #if PG_VERSION_NUM >= 160000
 #define relation_locator(relation) ((relation)->rd_locator)
 #else

@@ -11,8 +11,9 @@
  *
  * All that is out of the ordinary is left to the statement: triggers that
  * would fire, rules, policies, generated columns, a foreign key on the column,
- * exclusion constraints, volatile checks, placeholders, a set that failed.  And a row that has changed since it was
- * seen is left to the next lap, or to the sweep.
+ * exclusion constraints, volatile checks, placeholders, a set that failed.
+ * And a row that has changed since it was seen is left to the next lap, or to
+ * the sweep.
  */
 #include "postgres.h"
 
@@ -50,7 +51,6 @@ typedef struct DirectUpdate
 	Relation	relation;
 	AttrNumber	column;
 	bool		constrained;
-
 	CommandId	command;
 	Snapshot	snapshot;
 	EState	   *estate;

@@ -109,11 +109,12 @@ tell_disk_of_indexes(Relation relation)
 void
 write_behind(WriteBehind *state, Relation relation, BlockNumber from, BlockNumber until)
 {
-	BlockNumber end = RelationGetNumberOfBlocks(relation);
+	BlockNumber end;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (!data_is_cached_by_system() || RelationUsesLocalBuffers(relation))
 		return;
+	end = RelationGetNumberOfBlocks(relation);
 	if (state->relid != RelationGetRelid(relation))
 		*state = (WriteBehind)
 	{
