@@ -19,12 +19,14 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_tablespace.h"
+#include "common/relpath.h"
 #include "storage/fd.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
 #include "tcop/pquery.h"
 #include "utils/acl.h"
+#include "utils/rel.h"
 
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
 #error "tenantmig supports PostgreSQL 15 to 18"
@@ -143,6 +145,20 @@
 #else
 #define relation_locator(relation) ((relation)->rd_node)
 #endif
+
+/* 18 returns the path of a file by value; those of a permanent relation */
+static inline void
+relation_path(Relation relation, char *path, size_t size)
+{
+#if PG_VERSION_NUM >= 180000
+	strlcpy(path, relpathperm(relation_locator(relation), MAIN_FORKNUM).str, size);
+#else
+	char	   *found = relpathperm(relation_locator(relation), MAIN_FORKNUM);
+
+	strlcpy(path, found, size);
+	pfree(found);
+#endif
+}
 
 /* 16 may write data past the system's cache, when there is nothing to write back */
 #if PG_VERSION_NUM >= 160000

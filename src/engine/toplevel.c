@@ -35,6 +35,7 @@
 #include "utils/timeout.h"
 
 #include "engine/compat.h"
+#include "engine/index_writeback.h"
 #include "engine/toplevel.h"
 
 /*
@@ -101,7 +102,10 @@ run_portal(const char *sql, Oid relid, MemoryContext parse_context)
 	PortalDefineQuery(portal, NULL, sql, CreateCommandTag(parsetree->stmt),
 					  plans, NULL);
 	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	if (IsA(parsetree->stmt, IndexStmt))
+		index_writeback_begin();
 	(void) portal_run(portal, None_Receiver, &qc);
+	index_writeback_end();
 	PortalDrop(portal, false);
 }
 
@@ -139,6 +143,7 @@ toplevel_run(const char *sql, Oid relid, Oid user, const char *search_path,
 	{
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		index_writeback_end();
 		AbortOutOfAnyTransaction();
 		FlushErrorState();
 		disable_all_timeouts(false);
