@@ -180,11 +180,8 @@ figure_fence()
 	query "VACUUM (FREEZE, ANALYZE) open, fenced"
 	for commit in on off; do
 		for what in insert update; do
-			for _ in $(seq "${FENCE_REPEAT:-7}"); do
-				printf '%s\t%s\n' "$what" "$(ratio "$(fence_turn $commit "${what}_fenced")" "$(fence_turn $commit "${what}_open")")"
-			done > "$work/fence"
 			figure "$what of one row in a table with a fence, against one without, synchronous_commit $commit" \
-				"$(calc "$(median "$work/fence" "$what" 2)")" "$([ $commit = off ] || echo "at most 1.05")"
+				"$(fence_ratio $commit $what)" "$([ $commit = off ] || echo "at most 1.05")"
 		done
 	done
 	# the transaction of pgbench, all of whose tables have a tenant: three updates,
@@ -197,13 +194,11 @@ figure_fence()
 			query "ALTER TABLE bench_$table.pgbench_$what ADD COLUMN tenant_id text NOT NULL DEFAULT 'tenant 1'"
 			[ $table = open ] || query "SELECT tenantmig.fence_tenants('bench_fenced.pgbench_$what')" > /dev/null
 		done
+		pgbench --show-script=tpcb-like 2>&1 | grep -v '^--' | sed "s/pgbench_/bench_$table.&/" > "$work/transaction_$table.sql"
 	done
 	for commit in on off; do
-		for _ in $(seq "${FENCE_REPEAT:-7}"); do
-			printf 'all\t%s\n' "$(ratio "$(pgbench_turn $commit fenced)" "$(pgbench_turn $commit open)")"
-		done > "$work/fence"
 		figure "the transaction of pgbench with fences on its four tables, against without, synchronous_commit $commit" \
-			"$(calc "$(median "$work/fence" all 2)")" "at most 1.05"
+			"$(fence_ratio $commit transaction)" "at most 1.05"
 	done
 	# TRUNCATE is refused while a tenant is suspended
 	query "SELECT tenantmig.reactivate_tenant('tenant 500')" > /dev/null
@@ -217,18 +212,16 @@ figure_fence()
 		"$(ratio "$(median "$work/fence" fenced 2)" "$(median "$work/fence" open 2)")"
 }
 
-# pgbench_turn COMMIT SCHEMA: milliseconds of a transaction
-pgbench_turn()
+# fence_ratio COMMIT WHAT: what a transaction takes with a fence, against without.
+# In each turn one session does both, in random order, so that they see the same
+# machine. Median of turns.
+fence_ratio()
 {
-	PGOPTIONS="-c synchronous_commit=$1 -c search_path=bench_$2" \
-		pgbench -n -M prepared -T "$RLS_SECONDS" bench 2> /dev/null |
-		sed -nE 's/^latency average = ([0-9.]+) ms.*/\1/p' | grep .
-}
-
-# fence_turn COMMIT SCRIPT: milliseconds of a transaction of one statement, with
-# the default of synchronous_commit, or without the wait for the disk
-fence_turn()
-{
-	PGOPTIONS="-c synchronous_commit=$1" pgbench -n -M prepared -T "$RLS_SECONDS" -f "$work/$2.sql" bench 2> /dev/null |
-		sed -nE 's/^latency average = ([0-9.]+) ms.*/\1/p' | grep .
+	local _
+	for _ in $(seq "${FENCE_REPEAT:-7}"); do
+		PGOPTIONS="-c synchronous_commit=$1" pgbench -n -M prepared -s "${FENCE_SCALE:-10}" -T "$((2 * RLS_SECONDS))" \
+			-f "$work/$2_open.sql" -f "$work/$2_fenced.sql" bench 2> /dev/null |
+			awk '/^ - latency average = / { ms[++n] = $5 } END { if (n != 2) exit 1; printf "fence\t%.3f\n", ms[2] / ms[1] }'
+	done > "$work/fence"
+	calc "$(median "$work/fence" fence 2)"
 }
