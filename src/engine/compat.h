@@ -146,6 +146,14 @@
 #define relation_locator(relation) ((relation)->rd_node)
 #endif
 
+/* 17 has no snapshots that are too old any more */
+#if PG_VERSION_NUM >= 170000
+#define test_for_old_snapshot(snapshot, relation, page) ((void) 0)
+#else
+#define test_for_old_snapshot(snapshot, relation, page) \
+	TestForOldSnapshot((snapshot), (relation), (page))
+#endif
+
 /* 18 returns the path of a file by value; those of a permanent relation */
 static inline void
 relation_path(Relation relation, char *path, size_t size)

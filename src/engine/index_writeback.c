@@ -36,7 +36,7 @@ static volatile sig_atomic_t has_file = false;
 static char path[MAXPGPATH];	/* of the file, once there is one */
 static int	segment;			/* the last one that was there */
 static TimeoutId timeout;
-static bool registered = false;
+static bool installed = false;
 static bool active = false;
 static object_access_hook_type next_hook;
 
@@ -58,11 +58,14 @@ tell_segment(int number)
 	return true;
 }
 
-/* The timer: errno is restored by those who call it */
+/*
+ * The timer: errno is restored by those who call it.  Where the disk has much to
+ * do already, the call waits; not while others wait for us to write WAL.
+ */
 static void
 tell_disk(void)
 {
-	if (!has_file || !data_is_cached_by_system())
+	if (!has_file || CritSectionCount > 0 || !data_is_cached_by_system())
 		return;
 	(void) tell_segment(segment);
 	while (tell_segment(segment + 1))
@@ -77,7 +80,7 @@ note_index(ObjectAccessType access, Oid class, Oid object, int subobject, void *
 
 	if (next_hook)
 		next_hook(access, class, object, subobject, arg);
-	if (access != OAT_POST_CREATE || class != RelationRelationId || subobject != 0)
+	if (!active || access != OAT_POST_CREATE || class != RelationRelationId || subobject != 0)
 		return;
 	relation = RelationIdGetRelation(object);
 	if (!RelationIsValid(relation))
@@ -95,12 +98,14 @@ note_index(ObjectAccessType access, Oid class, Oid object, int subobject, void *
 void
 index_writeback_begin(void)
 {
-	if (!registered)
+	if (!installed)
+	{
 		timeout = RegisterTimeout(USER_TIMEOUT, tell_disk);
-	registered = true;
+		next_hook = object_access_hook;
+		object_access_hook = note_index;
+		installed = true;
+	}
 	has_file = false;
-	next_hook = object_access_hook;
-	object_access_hook = note_index;
 	active = true;
 	enable_timeout_every(timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), INTERVAL),
 						 INTERVAL);
@@ -112,7 +117,6 @@ index_writeback_end(void)
 	if (!active)
 		return;
 	disable_timeout(timeout, false);
-	object_access_hook = next_hook;
 	active = false;
 }
 

@@ -141,9 +141,9 @@ toplevel_run(const char *sql, Oid relid, Oid user, const char *search_path,
 	}
 	PG_CATCH();
 	{
+		index_writeback_end();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		index_writeback_end();
 		AbortOutOfAnyTransaction();
 		FlushErrorState();
 		disable_all_timeouts(false);
