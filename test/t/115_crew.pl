@@ -370,6 +370,43 @@ is(wrong_tenants($node, 'shot', q('t' || customer % 7)), 0, 'and all have their 
 assert_clean($node);
 
 #
+# The table, and then the extension, are dropped while both are at work
+#
+sub at_work
+{
+	my ($table) = @_;
+
+	make_table($node, $table, rows => 60000);
+	stop_at($node, 'helper-committed:wait');
+	$job = submit_crew($table, '{"max_rows_per_second": 20000}');
+	wait_helper('helper-committed');
+	wait_until($node, "SELECT rows_done > 3000 FROM tenantmig.stat_progress WHERE job = $job", 'and the other one goes on');
+}
+
+sub crashes { return scalar(() = slurp_file($node->logfile) =~ /terminated by signal/g) }
+
+my $crashes = crashes();
+at_work('gone');
+$node->safe_psql('postgres', 'DROP TABLE gone');
+release($node);
+wait_job_state($node, $job, 'failed');
+like($node->safe_psql('postgres', "SELECT error FROM tenantmig.jobs WHERE id = $job"),
+	qr/relation public\.gone was dropped while job \d+ worked on it/, 'the job says that its table was dropped');
+wait_no_worker($node);
+is(number($node, "SELECT count(*) FROM ($helpers) h"), 0, 'and no helper is left');
+assert_clean($node);
+
+at_work('kept');
+$node->safe_psql('postgres', 'SET client_min_messages = error; DROP EXTENSION tenantmig CASCADE');
+release($node);
+wait_no_worker($node);
+wait_until($node, "SELECT count(*) = 0 FROM ($helpers) h", 'all are gone with the extension');
+is($node->safe_psql('postgres', q{SELECT count(*), count(*) FILTER (WHERE tenant_id <> 't' || customer % 7),
+		(SELECT count(*) FROM pg_trigger WHERE tgrelid = 'kept'::regclass) FROM kept}),
+	'60000|0|0', 'all rows are there, none has a wrong tenant, and no trigger is left');
+is(crashes(), $crashes, 'nothing crashed');
+
+#
 # No slot of the server for a helper
 #
 $node->stop;
