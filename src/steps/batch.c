@@ -39,6 +39,7 @@
 #include "engine/settings.h"
 #include "engine/sqltext.h"
 #include "engine/stop_point.h"
+#include "steps/direct_read.h"
 #include "steps/direct_update.h"
 #include "steps/leaf_progress.h"
 #include "steps/pass.h"
@@ -311,7 +312,8 @@ execute_batch(JobRun *run, Pass *pass, int64 *rows)
 	set_join_method(pass);
 	run_enter_owner(run, &saved);
 	start_time_limit(pass);
-	if (!direct_update(run, pass, rows))
+	if (!direct_update(run, pass, rows) &&
+		(reads_in_parallel(run, pass) || !direct_count(run, pass)))
 		execute_statement(run, pass, rows);
 	stop_time_limit();
 	CHECK_FOR_INTERRUPTS();

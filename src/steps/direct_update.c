@@ -22,7 +22,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
@@ -40,6 +39,7 @@
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
+#include "steps/direct_read.h"
 #include "steps/direct_update.h"
 #include "steps/index_entries.h"
 #include "steps/parent_lookup.h"
@@ -142,12 +142,16 @@ fires_triggers(Relation relation, const JobRun *run, const Pass *pass)
 	return false;
 }
 
-/* The type may have got another length since the job began */
+/* The type may have got another length since the job began, and a child of its
+ * own may have lost the column */
 static bool
 has_type_of(Relation relation, AttrNumber column, const TargetColumn *target)
 {
-	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), column - 1);
+	Form_pg_attribute att;
 
+	if (column == InvalidAttrNumber)
+		return false;
+	att = TupleDescAttr(RelationGetDescr(relation), column - 1);
 	return att->atttypid == target->type && att->atttypmod == target->typmod;
 }
 
@@ -155,22 +159,13 @@ static bool
 is_ordinary(Relation relation, AttrNumber column, const JobRun *run,
 			const Pass *pass)
 {
-	Oid			relid = RelationGetRelid(relation);
-
-	return relation->rd_rel->relam == HEAP_TABLE_AM_OID &&
+	return direct_access_is_plain(relation, run->owner, ACL_SELECT | ACL_UPDATE) &&
 		has_type_of(relation, column, &pass->source->target) &&
 		!fires_triggers(relation, run, pass) &&
 		!has_foreign_key_on(relation, column) &&
 		!has_exclusion_constraint(relation) &&
 		!has_volatile_check(relation) &&
-		ExecutorCheckPerms_hook == NULL &&
-		relation->rd_rules == NULL &&
-		!relation->rd_rel->relrowsecurity &&
-		!has_generated_columns(RelationGetDescr(relation)) &&
-		pg_class_aclmask(relid, run->owner, ACL_SELECT | ACL_UPDATE, ACLMASK_ALL) ==
-		(ACL_SELECT | ACL_UPDATE) &&
-		namespace_aclcheck(RelationGetNamespace(relation), run->owner,
-						   ACL_USAGE) == ACLCHECK_OK;
+		!has_generated_columns(RelationGetDescr(relation));
 }
 
 static bool
@@ -181,7 +176,8 @@ is_simple(const Pass *pass)
 	return pass->what == STATEMENT_FILL && !pass->pass_over_locked &&
 		pass->parts == NIL &&
 		(pass->bad == NULL || pass->bad->count == 0) &&
-		source->unset == NULL && source->on_conflict != CONFLICT_OVERWRITE &&
+		source->unset == NULL && !type_is_rowtype(source->target.type) &&
+		source->on_conflict != CONFLICT_OVERWRITE &&
 		(source->kind == SOURCE_VALUE ||
 		 (source->kind == SOURCE_VIA && !source_climbs(source, pass->set.leaf)));
 }
@@ -381,6 +377,7 @@ read_page(DirectUpdate *update, const ItemPointerData *tids, int count,
 	*found = 0;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buffer);
+	test_for_old_snapshot(update->snapshot, update->relation, page);
 	for (i = 0; i < count && ItemPointerGetBlockNumber(&tids[i]) == block &&
 		 *found < MaxHeapTuplesPerPage; i++)
 	{
