@@ -44,7 +44,9 @@ head_of_results()
 
 # fresh ROWS: the database "bench", made anew, with a table "items" of so many
 # rows and its parent "accounts". It is a copy, file by file, of a database that
-# is made once, so that all that is compared begins with the very same blocks.
+# is made once, so that all that is compared begins with the very same blocks;
+# or, with "last", that database itself: a large one and its copy do not both fit
+# into the cache.
 fresh()
 {
 	local original=rows_$1
@@ -55,7 +57,11 @@ fresh()
 			-v account_index="${ACCOUNT_INDEX:-account, created}" -d "$original" -f "$root/bench/items.sql"
 	fi
 	admin "DROP DATABASE IF EXISTS bench WITH (FORCE)"
-	admin "CREATE DATABASE bench TEMPLATE $original STRATEGY file_copy"
+	if [ "${2:-}" = last ]; then
+		admin "ALTER DATABASE $original RENAME TO bench"
+	else
+		admin "CREATE DATABASE bench TEMPLATE $original STRATEGY file_copy"
+	fi
 }
 
 # accounts ROWS: the parents of a table of so many rows; an empty one gets some, too
