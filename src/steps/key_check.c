@@ -274,11 +274,30 @@ check_what_stands_on(const KeyChange *change)
 	}
 }
 
+/* Publications of a table whose entry r, the key's columns being in $2, is so */
+static List *
+publications_where(const TableChange *t, bool keep, const char *condition)
+{
+	OwnQuery	query;
+	JsonObject *columns = json_begin();
+
+	query_init(&query, psprintf("SELECT quote_ident(p.pubname) FROM pg_publication_rel r "
+								"JOIN pg_publication p ON p.oid = r.prpubid "
+								"JOIN pg_class c ON c.oid = r.prrelid "
+								"WHERE r.prrelid = $1 AND (p.pubupdate OR p.pubdelete) "
+								"AND (c.relreplident = 'd' OR c.relreplident = 'i' AND $3) "
+								"AND %s ORDER BY 1", condition));
+	query_oid(&query, t->table);
+	json_put_list(columns, "columns", t->wanted->columns);
+	query_jsonb(&query, json_nested(json_end(columns), "columns"));
+	query_bool(&query, t->now->identity && !keep);
+	return query_texts(&query);
+}
+
 /* UPDATE and DELETE would be refused by the server after the swap */
 static void
 check_publications(const KeyChange *change)
 {
-	OwnQuery	query;
 	ListCell   *lc;
 
 	foreach(lc, change->tables)
@@ -286,24 +305,10 @@ check_publications(const KeyChange *change)
 		const TableChange *t = lfirst(lc);
 		List	   *names;
 
-		query_init(&query, "SELECT quote_ident(p.pubname) FROM pg_publication_rel r "
-				   "JOIN pg_publication p ON p.oid = r.prpubid "
-				   "JOIN pg_class c ON c.oid = r.prrelid "
-				   "WHERE r.prrelid = $1 AND (p.pubupdate OR p.pubdelete) "
-				   "AND (c.relreplident = 'd' OR c.relreplident = 'i' AND $3) "
-				   "AND EXISTS (SELECT FROM jsonb_array_elements_text($2) k (name) "
-				   " JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attname = k.name "
-				   " WHERE r.prattrs IS NOT NULL AND NOT a.attnum = ANY (r.prattrs::int2[])) "
-				   "ORDER BY 1");
-		query_oid(&query, t->table);
-		{
-			JsonObject *columns = json_begin();
-
-			json_put_list(columns, "columns", t->wanted->columns);
-			query_jsonb(&query, json_nested(json_end(columns), "columns"));
-		}
-		query_bool(&query, t->now->identity && !change->keep);
-		names = query_texts(&query);
+		names = publications_where(t, change->keep,
+								   "EXISTS (SELECT FROM jsonb_array_elements_text($2) k (name) "
+								   " JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attname = k.name "
+								   " WHERE r.prattrs IS NOT NULL AND NOT a.attnum = ANY (r.prattrs::int2[]))");
 		if (names != NIL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -311,6 +316,17 @@ check_publications(const KeyChange *change)
 							join(names), sql_relation(t->table)),
 					 errdetail("The server would refuse UPDATE and DELETE, whose rows it could not identify to subscribers."),
 					 errhint("Add the columns to the list of the publication with ALTER PUBLICATION ... SET TABLE, then call again.")));
+		names = publications_where(t, change->keep,
+								   "EXISTS (SELECT FROM regexp_matches(r.prqual::text, ':varattno (\\d+)', 'g') v (n) "
+								   " JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = v.n[1]::int2 "
+								   " WHERE NOT $2 ? a.attname)");
+		if (names != NIL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("publication %s filters rows of %s by columns that the new primary key does not have",
+							join(names), sql_relation(t->table)),
+					 errdetail("The server would refuse UPDATE and DELETE, whose old rows it could not filter."),
+					 errhint("Name the columns in the new key, or change the filter with ALTER PUBLICATION ... SET TABLE, then call again.")));
 	}
 }
 
