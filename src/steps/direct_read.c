@@ -52,16 +52,11 @@ look_at_page(Relation relation, Buffer buffer, Snapshot snapshot,
 	test_for_old_snapshot(snapshot, relation, page);
 	for (OffsetNumber offset = FirstOffsetNumber; offset <= last; offset++)
 	{
-		ItemId		item = PageGetItemId(page, offset);
 		HeapTupleData tuple;
 		bool		visible;
 
-		if (!ItemIdIsNormal(item))
+		if (!direct_tuple(relation, buffer, offset, &tuple))
 			continue;
-		tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
-		tuple.t_len = ItemIdGetLength(item);
-		tuple.t_tableOid = RelationGetRelid(relation);
-		ItemPointerSet(&tuple.t_self, BufferGetBlockNumber(buffer), offset);
 		visible = all_visible ||
 			HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer);
 		HeapCheckForSerializableConflictOut(visible, relation, &tuple, buffer, snapshot);

@@ -371,27 +371,20 @@ read_page(DirectUpdate *update, const ItemPointerData *tids, int count,
 {
 	BlockNumber block = ItemPointerGetBlockNumber(&tids[0]);
 	Buffer		buffer = ReadBuffer(update->relation, block);
-	Page		page;
 	int			i;
 
 	*found = 0;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(buffer);
-	test_for_old_snapshot(update->snapshot, update->relation, page);
+	test_for_old_snapshot(update->snapshot, update->relation, BufferGetPage(buffer));
 	for (i = 0; i < count && ItemPointerGetBlockNumber(&tids[i]) == block &&
 		 *found < MaxHeapTuplesPerPage; i++)
 	{
-		OffsetNumber offset = ItemPointerGetOffsetNumber(&tids[i]);
 		HeapTupleData tuple;
 		bool		visible;
 
-		if (offset > PageGetMaxOffsetNumber(page) ||
-			!ItemIdIsNormal(PageGetItemId(page, offset)))
+		if (!direct_tuple(update->relation, buffer,
+						  ItemPointerGetOffsetNumber(&tids[i]), &tuple))
 			continue;
-		tuple.t_data = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, offset));
-		tuple.t_len = ItemIdGetLength(PageGetItemId(page, offset));
-		tuple.t_tableOid = RelationGetRelid(update->relation);
-		tuple.t_self = tids[i];
 		visible = HeapTupleSatisfiesVisibility(&tuple, update->snapshot, buffer);
 		HeapCheckForSerializableConflictOut(visible, update->relation, &tuple,
 											buffer, update->snapshot);

@@ -45,6 +45,7 @@
 
 #include "engine/compat.h"
 #include "engine/sqltext.h"
+#include "steps/direct_read.h"
 #include "steps/pass.h"
 #include "steps/write_behind.h"
 
@@ -266,14 +267,10 @@ static bool
 is_candidate(RowCursor *cursor, Relation relation, Buffer buffer,
 			 OffsetNumber offset, Size *size)
 {
-	ItemId		item = PageGetItemId(BufferGetPage(buffer), offset);
 	HeapTupleData tuple;
 
-	tuple.t_data = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
-	tuple.t_len = ItemIdGetLength(item);
-	tuple.t_tableOid = RelationGetRelid(relation);
-	ItemPointerSet(&tuple.t_self, BufferGetBlockNumber(buffer), offset);
-	if (!seems_unset(cursor, &tuple, RelationGetDescr(relation)) ||
+	if (!direct_tuple(relation, buffer, offset, &tuple) ||
+		!seems_unset(cursor, &tuple, RelationGetDescr(relation)) ||
 		is_locked(tuple.t_data) ||
 		!HeapTupleSatisfiesVisibility(&tuple, GetActiveSnapshot(), buffer))
 		return false;
@@ -309,8 +306,7 @@ visit_page(RowCursor *cursor, Relation relation, BlockNumber block,
 	{
 		Size		size;
 
-		if (!ItemIdIsNormal(PageGetItemId(page, offset)) ||
-			bit_is_set(tried, offset - 1) ||
+		if (bit_is_set(tried, offset - 1) ||
 			!is_candidate(cursor, relation, buffer, offset, &size))
 			continue;
 		if (size <= room)
