@@ -423,6 +423,7 @@ put_tids(RowCursor *cursor, RowSet *set)
 static bool
 set_from_pages(RowCursor *cursor, Chunk *chunk, Relation relation, RowSet *set)
 {
+	write_behind(&cursor->written, relation);
 	for (;;)
 	{
 		if (chunk->next == chunk->piece.from && !can_be_pruned(chunk, relation))
@@ -432,7 +433,7 @@ set_from_pages(RowCursor *cursor, Chunk *chunk, Relation relation, RowSet *set)
 		/* the end of the lap; one that has found nothing is the last */
 		if (!chunk->found)
 		{
-			write_behind(&cursor->written, relation, chunk->piece.from, chunk->piece.until);
+			write_behind_done(&cursor->written, relation, chunk->piece.from, chunk->piece.until);
 			release_chunk(cursor, chunk);
 			return false;
 		}

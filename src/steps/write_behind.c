@@ -6,11 +6,16 @@
  * where the next checkpoint finds all of them at once.  While it makes them
  * durable, everybody's commits wait, for a tenth of a second or more.  So a block
  * is written when its rows are done, and the disk is told to begin, as
- * backend_flush_after would tell it of those that happen to be evicted.
+ * checkpoint_flush_after would tell it.
  *
  * Blocks are written that far behind that their WAL has been flushed by now;
- * else the job would wait for that.  The disk is told of whole files, since who
- * works beside the job changes blocks anywhere; but the more files, the rarer.
+ * else the job would wait for that.  Who works beside the job changes blocks
+ * anywhere, and so do new index entries.  The disk is told of these in rounds over
+ * the table and its indexes.
+ *
+ * All this goes a little at a time.  The disk does what it is told in the order
+ * in which it is told, and a commit that comes after much else waits for all of
+ * that.
  */
 #include "postgres.h"
 
@@ -26,9 +31,17 @@
 #include "steps/write_behind.h"
 
 #define DISTANCE	2048		/* blocks behind the rows that are done */
+#define HOLE		8192		/* so many blocks were not worked on now */
+#define FEW_BLOCKS	32			/* are written at once, and a share of the rest */
+#define DUE_SHARE	16
 #define LAST_ADDED	256			/* blocks at the end, which are being filled */
 #define MOST_ADDED	4096		/* more of them are the work of others */
-#define TELL_EVERY	20			/* ms for each file */
+
+/* A round begins so long after the one before, and goes on in short turns */
+#define ROUND_EVERY	80			/* ms */
+#define TURN_EVERY	20			/* ms */
+#define TURN_TIME	1000		/* us */
+#define TURN_BLOCKS	128			/* until we look at the clock */
 
 /* If it is in shared buffers */
 static void
@@ -44,6 +57,19 @@ write_block(Relation relation, BlockNumber block)
 	UnlockReleaseBuffer(buffer);
 }
 
+/*
+ * Of what is on disk already, the system finds that out at once.  Elsewhere than
+ * with sync_file_range() the server would throw the blocks out of the cache.
+ */
+static void
+tell_disk(Relation relation, BlockNumber from, BlockNumber until)
+{
+#ifdef HAVE_SYNC_FILE_RANGE
+	if (from < until)
+		smgrwriteback(RelationGetSmgr(relation), MAIN_FORKNUM, from, until - from);
+#endif
+}
+
 static void
 write_blocks(Relation relation, BlockNumber from, BlockNumber until)
 {
@@ -52,6 +78,23 @@ write_blocks(Relation relation, BlockNumber from, BlockNumber until)
 		CHECK_FOR_INTERRUPTS();
 		write_block(relation, block);
 	}
+	tell_disk(relation, from, until);
+}
+
+/* --- what the job has changed ---------------------------------------- */
+
+static void
+write_due(WriteBehind *state, Relation relation, BlockNumber end)
+{
+	BlockNumber due = Min(state->due, end);
+	BlockNumber until;
+
+	if (state->written >= due)
+		return;
+	until = state->written + Max((due - state->written) / DUE_SHARE, FEW_BLOCKS);
+	until = Min(until, due);
+	write_blocks(relation, state->written, until);
+	state->written = until;
 }
 
 static void
@@ -68,65 +111,129 @@ write_added(WriteBehind *state, Relation relation, BlockNumber end)
 	state->end = until;
 }
 
-/*
- * Of what is on disk already, the system finds that out at once.  Elsewhere than
- * with sync_file_range() the server would throw the blocks out of the cache.
- * Returns the number of files.
- */
-static int
-tell_disk(Relation relation)
+/* --- what else has left shared buffers ------------------------------- */
+
+/* Go on where the round stands; false: the turn is over */
+static bool
+tell_of_file(WriteBehind *state, Relation relation, TimestampTz deadline)
 {
 	BlockNumber blocks = RelationGetNumberOfBlocks(relation);
 
-#ifdef HAVE_SYNC_FILE_RANGE
-	smgrwriteback(RelationGetSmgr(relation), MAIN_FORKNUM, 0, blocks);
-#endif
-	return 1 + blocks / RELSEG_SIZE;
+	while (state->round_block < blocks)
+	{
+		BlockNumber from = state->round_block;
+
+		if (GetCurrentTimestamp() >= deadline)
+			return false;
+		state->round_block = Min(from + TURN_BLOCKS, blocks);
+		tell_disk(relation, from, state->round_block);
+	}
+	state->round_block = 0;
+	return true;
 }
 
 /* An index that is being dropped or built anew is no reason to wait */
-static int
-tell_disk_of_indexes(Relation relation)
+static bool
+tell_of_index(WriteBehind *state, Oid oid, TimestampTz deadline)
 {
-	List	   *indexes = RelationGetIndexList(relation);
-	ListCell   *lc;
-	int			files = 0;
+	Relation	index;
+	bool		done;
 
-	foreach(lc, indexes)
+	if (!ConditionalLockRelationOid(oid, AccessShareLock))
 	{
-		Relation	index;
-
-		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
-			continue;
-		index = index_open(lfirst_oid(lc), NoLock);
-		files += tell_disk(index);
-		index_close(index, AccessShareLock);
+		state->round_block = 0;
+		return true;
 	}
+	index = index_open(oid, NoLock);
+	done = tell_of_file(state, index, deadline);
+	index_close(index, AccessShareLock);
+	return done;
+}
+
+/*
+ * The indexes in the order of their OIDs.  One that has been made or dropped
+ * since the last turn shifts the round by one, which the next round makes good.
+ */
+static bool
+tell_of_files(WriteBehind *state, Relation relation, TimestampTz deadline)
+{
+	List	   *indexes;
+	bool		done;
+
+	if (state->round_file == 0)
+	{
+		if (!tell_of_file(state, relation, deadline))
+			return false;
+		state->round_file = 1;
+	}
+	indexes = RelationGetIndexList(relation);
+	for (done = true; done && state->round_file <= list_length(indexes);
+		 state->round_file += done)
+		done = tell_of_index(state, list_nth_oid(indexes, state->round_file - 1),
+							 deadline);
 	list_free(indexes);
-	return files;
+	return done;
+}
+
+static void
+tell_of_others(WriteBehind *state, Relation relation)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < state->turn_at)
+		return;
+	state->turn_at = now + TURN_EVERY * INT64CONST(1000);
+	if (!tell_of_files(state, relation, now + TURN_TIME))
+		return;
+	state->round_file = 0;
+	state->turn_at = now + ROUND_EVERY * INT64CONST(1000);
+}
+
+/* --- of a batch ------------------------------------------------------ */
+
+static bool
+is_of_interest(Relation relation)
+{
+	return data_is_cached_by_system() && !RelationUsesLocalBuffers(relation);
+}
+
+static void
+begin(WriteBehind *state, Relation relation)
+{
+	*state = (WriteBehind)
+	{
+		.relid = RelationGetRelid(relation),
+			.end = RelationGetNumberOfBlocks(relation)
+	};
 }
 
 void
-write_behind(WriteBehind *state, Relation relation, BlockNumber from, BlockNumber until)
+write_behind_done(WriteBehind *state, Relation relation, BlockNumber from, BlockNumber until)
+{
+	if (!is_of_interest(relation))
+		return;
+	if (state->relid != RelationGetRelid(relation))
+		begin(state, relation);
+	from -= Min(from, DISTANCE);
+	until -= Min(until, DISTANCE);
+	if (from > state->due + HOLE)
+		state->written = from;
+	state->due = Max(state->due, until);
+}
+
+void
+write_behind(WriteBehind *state, Relation relation)
 {
 	BlockNumber end;
-	TimestampTz now = GetCurrentTimestamp();
 
-	if (!data_is_cached_by_system() || RelationUsesLocalBuffers(relation))
+	if (!is_of_interest(relation))
+		return;
+	if (!OidIsValid(state->relid))
+		begin(state, relation);
+	if (state->relid != RelationGetRelid(relation))
 		return;
 	end = RelationGetNumberOfBlocks(relation);
-	if (state->relid != RelationGetRelid(relation))
-		*state = (WriteBehind)
-	{
-		.relid = RelationGetRelid(relation),.end = end
-	};
-	write_blocks(relation, from - Min(from, DISTANCE),
-				 Min(until - Min(until, DISTANCE), end));
+	write_due(state, relation, end);
 	write_added(state, relation, end);
-	if (now >= state->tell_at)
-	{
-		int			files = tell_disk(relation) + tell_disk_of_indexes(relation);
-
-		state->tell_at = now + files * TELL_EVERY * INT64CONST(1000);
-	}
+	tell_of_others(state, relation);
 }

@@ -13,16 +13,28 @@
 typedef struct WriteBehind
 {
 	Oid			relid;
+	BlockNumber written;		/* what was done before it is written */
+	BlockNumber due;			/* what was done before it should be */
 	BlockNumber end;			/* of the table; what was added before is written */
-	TimestampTz tell_at;		/* when to tell the disk of all files again */
+
+	/* where the round over all files stands */
+	int			round_file;		/* 0: the table, then its indexes */
+	BlockNumber round_block;
+	TimestampTz turn_at;		/* when it goes on */
 } WriteBehind;
 
 /*
- * The rows in blocks [from, until) have been done.  What was done some time ago
- * is written, also what was added to the table, and the disk is told of it and of
- * the indexes.  In a transaction that has the table locked.
+ * The rows in blocks [from, until) have been done.  Where several tables are
+ * worked on in turns, it is the one of the last call that matters.
  */
-extern void write_behind(WriteBehind *state, Relation relation,
-						 BlockNumber from, BlockNumber until);
+extern void write_behind_done(WriteBehind *state, Relation relation,
+							  BlockNumber from, BlockNumber until);
+
+/*
+ * Write a little of what was done some time ago and of what was added to the
+ * table, and tell the disk of it and of what else has left shared buffers.  For
+ * each batch, in a transaction that has the table locked.
+ */
+extern void write_behind(WriteBehind *state, Relation relation);
 
 #endif							/* TENANTMIG_WRITE_BEHIND_H */
