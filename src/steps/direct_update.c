@@ -45,6 +45,7 @@
 #include "steps/parent_lookup.h"
 #include "steps/source_text.h"
 #include "steps/triggers_off.h"
+#include "steps/write_behind.h"
 
 typedef struct DirectUpdate
 {
@@ -417,6 +418,7 @@ update_listed(DirectUpdate *update, const RowSet *set)
 			if (update_row(update))
 				rows++;
 		}
+		write_behind_wal();
 	}
 	ExecClearTuple(slot);
 	return rows;
@@ -439,6 +441,7 @@ update_range(DirectUpdate *update, const RowSet *set)
 		CHECK_FOR_INTERRUPTS();
 		if (update_row(update))
 			rows++;
+		write_behind_wal();
 	}
 	table_endscan(scan);
 	return rows;

@@ -29,6 +29,7 @@
 #include "utils/tuplesort.h"
 
 #include "steps/index_entries.h"
+#include "steps/write_behind.h"
 
 typedef struct OneIndex
 {
@@ -155,6 +156,7 @@ insert_sorted(IndexEntries *entries, OneIndex *one)
 		CHECK_FOR_INTERRUPTS();
 		index_deform_tuple(entry, desc, values, isnull);
 		insert(entries, one, &entry->t_tid, values, isnull);
+		write_behind_wal();
 	}
 	tuplesort_end(one->sort);
 	one->sort = NULL;

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -42,6 +43,9 @@
 #define TURN_EVERY	20			/* ms */
 #define TURN_TIME	1000		/* us */
 #define TURN_BLOCKS	128			/* until we look at the clock */
+
+/* The WAL writer flushes when there is four times as much, by default */
+#define WAL_BYTES	(256 * 1024)
 
 /* If it is in shared buffers */
 static void
@@ -236,4 +240,15 @@ write_behind(WriteBehind *state, Relation relation)
 	write_due(state, relation, end);
 	write_added(state, relation, end);
 	tell_of_others(state, relation);
+}
+
+void
+write_behind_wal(void)
+{
+	static XLogRecPtr told = InvalidXLogRecPtr;
+
+	if (XactLastRecEnd < told + WAL_BYTES)
+		return;
+	told = XactLastRecEnd;
+	XLogSetAsyncXactLSN(told);
 }

@@ -37,4 +37,11 @@ extern void write_behind_done(WriteBehind *state, Relation relation,
  */
 extern void write_behind(WriteBehind *state, Relation relation);
 
+/*
+ * Let the WAL writer know that there is WAL.  A batch makes more of it than fits
+ * into WAL buffers, and who commits meanwhile would have to flush it all.  Often,
+ * while a batch is at work.
+ */
+extern void write_behind_wal(void);
+
 #endif							/* TENANTMIG_WRITE_BEHIND_H */
