@@ -8,8 +8,8 @@
  * is written when its rows are done, and the disk is told to begin, as
  * checkpoint_flush_after would tell it.
  *
- * Blocks are written that far behind that their WAL has been flushed by now;
- * else the job would wait for that.  Who works beside the job changes blocks
+ * Blocks are written that far behind that their WAL should have been flushed by
+ * now; else the job would wait for that.  Who works beside the job changes blocks
  * anywhere, and so do new index entries.  The disk is told of these in rounds over
  * the table and its indexes.
  *
@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/relation.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -31,17 +32,17 @@
 #include "engine/compat.h"
 #include "steps/write_behind.h"
 
-#define DISTANCE	2048		/* blocks behind the rows that are done */
-#define HOLE		8192		/* so many blocks were not worked on now */
-#define FEW_BLOCKS	32			/* are written at once, and a share of the rest */
-#define DUE_SHARE	16
+/* How often it goes on, in ms, and with how much: a share, but not less than */
+#define STEP_EVERY	20
+#define STEP_SHARE	8
+#define STEP_BLOCKS	64
+
+#define KEPT_PIECES	4			/* were done last, and are not written yet */
 #define LAST_ADDED	256			/* blocks at the end, which are being filled */
 #define MOST_ADDED	4096		/* more of them are the work of others */
 
-/* A round begins so long after the one before, and goes on in short turns */
-#define ROUND_EVERY	80			/* ms */
-#define TURN_EVERY	20			/* ms */
-#define TURN_TIME	1000		/* us */
+#define ROUND_EVERY	80			/* ms from the beginning of a round to the next */
+#define TURN_TIME	1000		/* us of a step */
 #define TURN_BLOCKS	128			/* until we look at the clock */
 
 /* The WAL writer flushes when there is four times as much, by default */
@@ -85,34 +86,82 @@ write_blocks(Relation relation, BlockNumber from, BlockNumber until)
 	tell_disk(relation, from, until);
 }
 
+static BlockNumber
+step_of(BlockNumber blocks)
+{
+	return Min(blocks, Max(blocks / STEP_SHARE, STEP_BLOCKS));
+}
+
 /* --- what the job has changed ---------------------------------------- */
 
 static void
-write_due(WriteBehind *state, Relation relation, BlockNumber end)
+drop_first(WriteBehind *state)
 {
-	BlockNumber due = Min(state->due, end);
-	BlockNumber until;
+	state->npieces--;
+	memmove(&state->pieces[0], &state->pieces[1], state->npieces * sizeof(DonePiece));
+}
 
-	if (state->written >= due)
-		return;
-	until = state->written + Max((due - state->written) / DUE_SHARE, FEW_BLOCKS);
-	until = Min(until, due);
-	write_blocks(relation, state->written, until);
-	state->written = until;
+/* The table at hand is locked.  Another one may be about to go. */
+static void
+write_piece(Relation relation, const DonePiece *piece, BlockNumber until)
+{
+	bool		at_hand = piece->leaf == RelationGetRelid(relation);
+
+	if (!at_hand)
+	{
+		if (!ConditionalLockRelationOid(piece->leaf, AccessShareLock))
+			return;
+		relation = try_relation_open(piece->leaf, NoLock);
+		if (relation == NULL)
+		{
+			UnlockRelationOid(piece->leaf, AccessShareLock);
+			return;
+		}
+	}
+	write_blocks(relation, piece->from, Min(until, RelationGetNumberOfBlocks(relation)));
+	if (!at_hand)
+		relation_close(relation, AccessShareLock);
 }
 
 static void
-write_added(WriteBehind *state, Relation relation, BlockNumber end)
+write_due(WriteBehind *state, Relation relation)
 {
-	BlockNumber until = end - Min(end, LAST_ADDED);
+	BlockNumber blocks = 0;
+
+	for (int i = 0; i < state->npieces - KEPT_PIECES; i++)
+		blocks += state->pieces[i].until - state->pieces[i].from;
+	blocks = step_of(blocks);
+	while (blocks > 0)
+	{
+		DonePiece  *first = &state->pieces[0];
+		BlockNumber until = Min(first->until, first->from + blocks);
+
+		write_piece(relation, first, until);
+		blocks -= until - first->from;
+		first->from = until;
+		if (first->from >= first->until)
+			drop_first(state);
+	}
+}
+
+static void
+write_added(WriteBehind *state, Relation relation)
+{
+	BlockNumber end = RelationGetNumberOfBlocks(relation);
+	BlockNumber added;
 
 	/* it was truncated */
 	state->end = Min(state->end, end);
-	if (until <= state->end)
-		return;
-	if (until - state->end <= MOST_ADDED)
+	added = end - state->end;
+	if (added > LAST_ADDED + MOST_ADDED)
+		state->end = end - LAST_ADDED;
+	else if (added > LAST_ADDED)
+	{
+		BlockNumber until = state->end + step_of(added - LAST_ADDED);
+
 		write_blocks(relation, state->end, until);
-	state->end = until;
+		state->end = until;
+	}
 }
 
 /* --- what else has left shared buffers ------------------------------- */
@@ -154,10 +203,8 @@ tell_of_index(WriteBehind *state, Oid oid, TimestampTz deadline)
 	return done;
 }
 
-/*
- * The indexes in the order of their OIDs.  One that has been made or dropped
- * since the last turn shifts the round by one, which the next round makes good.
- */
+/* The indexes in the order of their OIDs.  That one has been made or dropped
+ * since the last turn makes the round miss another. */
 static bool
 tell_of_files(WriteBehind *state, Relation relation, TimestampTz deadline)
 {
@@ -182,15 +229,18 @@ tell_of_files(WriteBehind *state, Relation relation, TimestampTz deadline)
 static void
 tell_of_others(WriteBehind *state, Relation relation)
 {
+#ifdef HAVE_SYNC_FILE_RANGE
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (now < state->turn_at)
-		return;
-	state->turn_at = now + TURN_EVERY * INT64CONST(1000);
-	if (!tell_of_files(state, relation, now + TURN_TIME))
-		return;
-	state->round_file = 0;
-	state->turn_at = now + ROUND_EVERY * INT64CONST(1000);
+	if (state->round_file == 0 && state->round_block == 0)
+	{
+		if (now < state->round_at)
+			return;
+		state->round_at = now + ROUND_EVERY * INT64CONST(1000);
+	}
+	if (tell_of_files(state, relation, now + TURN_TIME))
+		state->round_file = state->round_block = 0;
+#endif
 }
 
 /* --- of a batch ------------------------------------------------------ */
@@ -201,44 +251,37 @@ is_of_interest(Relation relation)
 	return data_is_cached_by_system() && !RelationUsesLocalBuffers(relation);
 }
 
-static void
-begin(WriteBehind *state, Relation relation)
-{
-	*state = (WriteBehind)
-	{
-		.relid = RelationGetRelid(relation),
-			.end = RelationGetNumberOfBlocks(relation)
-	};
-}
-
+/* If they are too many, the next checkpoint finds the first one */
 void
 write_behind_done(WriteBehind *state, Relation relation, BlockNumber from, BlockNumber until)
 {
 	if (!is_of_interest(relation))
 		return;
-	if (state->relid != RelationGetRelid(relation))
-		begin(state, relation);
-	from -= Min(from, DISTANCE);
-	until -= Min(until, DISTANCE);
-	if (from > state->due + HOLE)
-		state->written = from;
-	state->due = Max(state->due, until);
+	if (state->npieces == WRITE_BEHIND_MOST)
+		drop_first(state);
+	state->pieces[state->npieces++] = (DonePiece)
+	{
+		.leaf = RelationGetRelid(relation),.from = from,.until = until
+	};
 }
 
 void
 write_behind(WriteBehind *state, Relation relation)
 {
-	BlockNumber end;
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (!is_of_interest(relation))
+	if (now < state->step_at || !is_of_interest(relation))
 		return;
-	if (!OidIsValid(state->relid))
-		begin(state, relation);
-	if (state->relid != RelationGetRelid(relation))
-		return;
-	end = RelationGetNumberOfBlocks(relation);
-	write_due(state, relation, end);
-	write_added(state, relation, end);
+	state->step_at = now + STEP_EVERY * INT64CONST(1000);
+	if (state->leaf != RelationGetRelid(relation))
+	{
+		state->leaf = RelationGetRelid(relation);
+		state->end = RelationGetNumberOfBlocks(relation);
+		state->round_file = state->round_block = 0;
+		state->round_at = 0;
+	}
+	write_due(state, relation);
+	write_added(state, relation);
 	tell_of_others(state, relation);
 }
 

@@ -9,31 +9,38 @@
 #include "storage/block.h"
 #include "utils/relcache.h"
 
-/* Of one table; zero at first */
+#define WRITE_BEHIND_MOST	16
+
+typedef struct DonePiece
+{
+	Oid			leaf;
+	BlockNumber from;
+	BlockNumber until;
+} DonePiece;
+
+/* Zero at first */
 typedef struct WriteBehind
 {
-	Oid			relid;
-	BlockNumber written;		/* what was done before it is written */
-	BlockNumber due;			/* what was done before it should be */
-	BlockNumber end;			/* of the table; what was added before is written */
+	DonePiece	pieces[WRITE_BEHIND_MOST];	/* the oldest first */
+	int			npieces;
+	TimestampTz step_at;		/* when to go on */
 
-	/* where the round over all files stands */
+	/* the table at hand */
+	Oid			leaf;
+	BlockNumber end;			/* what was added before is written */
 	int			round_file;		/* 0: the table, then its indexes */
 	BlockNumber round_block;
-	TimestampTz turn_at;		/* when it goes on */
+	TimestampTz round_at;		/* when the next round may begin */
 } WriteBehind;
 
-/*
- * The rows in blocks [from, until) have been done.  Where several tables are
- * worked on in turns, it is the one of the last call that matters.
- */
+/* The rows in blocks [from, until) have been done */
 extern void write_behind_done(WriteBehind *state, Relation relation,
 							  BlockNumber from, BlockNumber until);
 
 /*
  * Write a little of what was done some time ago and of what was added to the
- * table, and tell the disk of it and of what else has left shared buffers.  For
- * each batch, in a transaction that has the table locked.
+ * table, and tell the disk of it and of what else has left shared buffers, if it
+ * is time.  Often, in a transaction that has the table locked.
  */
 extern void write_behind(WriteBehind *state, Relation relation);
 
