@@ -42,7 +42,7 @@
 #define MOST_ADDED	4096		/* more of them are the work of others */
 
 #define ROUND_EVERY	80			/* ms from the beginning of a round to the next */
-#define TURN_TIME	1000		/* us of a step */
+#define TURN_TIME	1000		/* us of each step, and what is begun ends */
 #define TURN_BLOCKS	128			/* until we look at the clock */
 
 /* The WAL writer flushes when there is four times as much, by default */
@@ -209,7 +209,7 @@ static bool
 tell_of_files(WriteBehind *state, Relation relation, TimestampTz deadline)
 {
 	List	   *indexes;
-	bool		done;
+	bool		done = true;
 
 	if (state->round_file == 0)
 	{
@@ -218,10 +218,13 @@ tell_of_files(WriteBehind *state, Relation relation, TimestampTz deadline)
 		state->round_file = 1;
 	}
 	indexes = RelationGetIndexList(relation);
-	for (done = true; done && state->round_file <= list_length(indexes);
-		 state->round_file += done)
+	while (done && state->round_file <= list_length(indexes))
+	{
 		done = tell_of_index(state, list_nth_oid(indexes, state->round_file - 1),
 							 deadline);
+		if (done)
+			state->round_file++;
+	}
 	list_free(indexes);
 	return done;
 }
