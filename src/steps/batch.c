@@ -199,7 +199,7 @@ batch_lock_timeout(void)
 }
 
 static void
-set_batch_timeouts(const Pass *pass)
+set_batch_timeouts(const JobRun *run, const Pass *pass)
 {
 	lock_set_timeout(batch_lock_timeout());
 	if (!pass->throttle.synchronous_commit && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
@@ -208,11 +208,12 @@ set_batch_timeouts(const Pass *pass)
 	/* compiling takes longer than a batch */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
-	if (pass->sets == ROWS_WHOLE)
-		(void) set_config_option("max_parallel_workers_per_gather",
-								 psprintf("%d", Max(pass->workers - 1, 0)),
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+	/* the job has as many processes as it says, and no more */
+	(void) set_config_option("max_parallel_workers_per_gather",
+							 psprintf("%d", pass->sets == ROWS_WHOLE && run->sharers < 2
+									  ? Max(pass->workers - 1, 0) : 0),
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	/* deferred triggers would fire at commit, outside of the owner's rights */
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
@@ -487,7 +488,7 @@ batch_body(JobRun *run, void *arg)
 	run_check_request(run);
 	throttle_read(&pass->throttle, run->job->options);
 	check_still_there(run, pass);
-	set_batch_timeouts(pass);
+	set_batch_timeouts(run, pass);
 	memset(&pass->cost, 0, sizeof(pass->cost));
 	if (pass->parts != NIL)
 	{
