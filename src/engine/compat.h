@@ -20,6 +20,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_tablespace.h"
 #include "common/relpath.h"
+#include "storage/bufmgr.h"
 #include "storage/fd.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -174,6 +175,20 @@ relation_path(Relation relation, char *path, size_t size)
 #else
 #define data_is_cached_by_system() true
 #endif
+
+/*
+ * Whether the disk is to be told to begin with what was written.  Elsewhere than
+ * with sync_file_range() that would throw it out of the system's cache.
+ */
+static inline bool
+disk_is_told(void)
+{
+#ifdef HAVE_SYNC_FILE_RANGE
+	return checkpoint_flush_after > 0 && data_is_cached_by_system();
+#else
+	return false;
+#endif
+}
 
 /* 18 has generated columns that are not stored, too */
 static inline bool

@@ -65,7 +65,7 @@ tell_segment(int number)
 static void
 tell_disk(void)
 {
-	if (!has_file || CritSectionCount > 0 || !data_is_cached_by_system())
+	if (!has_file || CritSectionCount > 0)
 		return;
 	(void) tell_segment(segment);
 	while (tell_segment(segment + 1))
@@ -105,6 +105,8 @@ index_writeback_begin(void)
 		object_access_hook = note_index;
 		installed = true;
 	}
+	if (!disk_is_told())
+		return;
 	has_file = false;
 	active = true;
 	enable_timeout_every(timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), INTERVAL),

@@ -513,6 +513,7 @@ page_open(MemoryContext context, const RowRequest *request)
 	cursor->context = context;
 	cursor->feed = request->feed;
 	cursor->taker = request->taker;
+	cursor->written.own_only = request->taker != 0;
 	cursor->source = source;
 	cursor->only = request->only;
 	cursor->rows = request->size == ROWS_FEW ? 1 : FIRST_ROWS;

@@ -48,7 +48,8 @@
 /* The WAL writer flushes when there is four times as much, by default */
 #define WAL_BYTES	(256 * 1024)
 
-/* If it is in shared buffers */
+/* If it is in shared buffers.  Else the system is asked to read it, which is done
+ * soon: it has just left them. */
 static void
 write_block(Relation relation, BlockNumber block)
 {
@@ -62,17 +63,12 @@ write_block(Relation relation, BlockNumber block)
 	UnlockReleaseBuffer(buffer);
 }
 
-/*
- * Of what is on disk already, the system finds that out at once.  Elsewhere than
- * with sync_file_range() the server would throw the blocks out of the cache.
- */
+/* Of what is on disk already, the system finds that out at once */
 static void
 tell_disk(Relation relation, BlockNumber from, BlockNumber until)
 {
-#ifdef HAVE_SYNC_FILE_RANGE
-	if (from < until)
+	if (from < until && disk_is_told())
 		smgrwriteback(RelationGetSmgr(relation), MAIN_FORKNUM, from, until - from);
-#endif
 }
 
 static void
@@ -134,7 +130,7 @@ write_due(WriteBehind *state, Relation relation)
 	while (blocks > 0)
 	{
 		DonePiece  *first = &state->pieces[0];
-		BlockNumber until = Min(first->until, first->from + blocks);
+		BlockNumber until = first->from + Min(first->until - first->from, blocks);
 
 		write_piece(relation, first, until);
 		blocks -= until - first->from;
@@ -178,7 +174,7 @@ tell_of_file(WriteBehind *state, Relation relation, TimestampTz deadline)
 
 		if (GetCurrentTimestamp() >= deadline)
 			return false;
-		state->round_block = Min(from + TURN_BLOCKS, blocks);
+		state->round_block = from + Min(TURN_BLOCKS, blocks - from);
 		tell_disk(relation, from, state->round_block);
 	}
 	state->round_block = 0;
@@ -232,9 +228,10 @@ tell_of_files(WriteBehind *state, Relation relation, TimestampTz deadline)
 static void
 tell_of_others(WriteBehind *state, Relation relation)
 {
-#ifdef HAVE_SYNC_FILE_RANGE
 	TimestampTz now = GetCurrentTimestamp();
 
+	if (!disk_is_told())
+		return;
 	if (state->round_file == 0 && state->round_block == 0)
 	{
 		if (now < state->round_at)
@@ -243,7 +240,6 @@ tell_of_others(WriteBehind *state, Relation relation)
 	}
 	if (tell_of_files(state, relation, now + TURN_TIME))
 		state->round_file = state->round_block = 0;
-#endif
 }
 
 /* --- of a batch ------------------------------------------------------ */
@@ -284,6 +280,8 @@ write_behind(WriteBehind *state, Relation relation)
 		state->round_at = 0;
 	}
 	write_due(state, relation);
+	if (state->own_only)
+		return;
 	write_added(state, relation);
 	tell_of_others(state, relation);
 }

@@ -21,6 +21,7 @@ typedef struct DonePiece
 /* Zero at first */
 typedef struct WriteBehind
 {
+	bool		own_only;		/* somebody else does the rest for the table */
 	DonePiece	pieces[WRITE_BEHIND_MOST];	/* the oldest first */
 	int			npieces;
 	TimestampTz step_at;		/* when to go on */
