@@ -26,6 +26,7 @@ bool		setting_yield_to_vacuum = true;
 int			setting_max_vacuum_rest = 600000;
 int			setting_max_waiters = 0;
 double		setting_nice = 0;
+bool		setting_give_way = true;
 bool		setting_autostart = true;
 
 #ifdef TENANTMIG_STOP_POINTS
@@ -101,6 +102,11 @@ settings_define(void)
 							 "Time a job rests after each batch, as a share of the time the batch took.",
 							 "1 means as long as the batch took.",
 							 &setting_nice, 0, 0, 1000,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("tenantmig.give_way",
+							 "Offer the processor to other processes while a job works.",
+							 "By sched_yield(), every 50 microseconds or so.",
+							 &setting_give_way, true,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("tenantmig.autostart",
 							 "Resume interrupted jobs when the server starts.",

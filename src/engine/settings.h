@@ -17,6 +17,7 @@ extern bool setting_yield_to_vacuum;
 extern int	setting_max_vacuum_rest;	/* ms */
 extern int	setting_max_waiters;	/* -1: no limit */
 extern double setting_nice;
+extern bool setting_give_way;
 extern bool setting_autostart;
 
 #ifdef TENANTMIG_STOP_POINTS

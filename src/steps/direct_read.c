@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 
 #include "engine/compat.h"
+#include "engine/give_way.h"
 #include "steps/direct_read.h"
 
 bool
@@ -88,6 +89,7 @@ all_rows_are(Relation relation, const RowSet *set, AttrNumber column, bool null,
 		Buffer		buffer;
 
 		CHECK_FOR_INTERRUPTS();
+		give_way();
 		buffer = ReadBufferExtended(relation, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		all = look_at_page(relation, buffer, snapshot, column, null, rows);

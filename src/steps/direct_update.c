@@ -39,6 +39,7 @@
 #include "utils/syscache.h"
 
 #include "engine/compat.h"
+#include "engine/give_way.h"
 #include "steps/direct_read.h"
 #include "steps/direct_update.h"
 #include "steps/index_entries.h"
@@ -414,6 +415,7 @@ update_listed(DirectUpdate *update, const RowSet *set)
 		i += read_page(update, &tids[i], set->count - i, found, &count);
 		for (int j = 0; j < count; j++)
 		{
+			give_way();
 			ExecStoreHeapTuple(found[j], slot, true);
 			if (update_row(update))
 				rows++;
@@ -439,6 +441,7 @@ update_range(DirectUpdate *update, const RowSet *set)
 	while (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, update->old))
 	{
 		CHECK_FOR_INTERRUPTS();
+		give_way();
 		if (update_row(update))
 			rows++;
 		write_behind_wal();

@@ -28,6 +28,7 @@
 #include "utils/rel.h"
 #include "utils/tuplesort.h"
 
+#include "engine/give_way.h"
 #include "steps/index_entries.h"
 #include "steps/write_behind.h"
 
@@ -154,6 +155,7 @@ insert_sorted(IndexEntries *entries, OneIndex *one)
 		bool		isnull[INDEX_MAX_KEYS];
 
 		CHECK_FOR_INTERRUPTS();
+		give_way();
 		index_deform_tuple(entry, desc, values, isnull);
 		insert(entries, one, &entry->t_tid, values, isnull);
 		write_behind_wal();

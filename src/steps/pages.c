@@ -44,6 +44,7 @@
 #include "utils/timestamp.h"
 
 #include "engine/compat.h"
+#include "engine/give_way.h"
 #include "engine/sqltext.h"
 #include "steps/direct_read.h"
 #include "steps/pass.h"
@@ -394,6 +395,7 @@ collect(RowCursor *cursor, Chunk *chunk, Relation relation)
 		if (bit_is_set(chunk->finished, block - chunk->piece.from))
 			continue;
 		CHECK_FOR_INTERRUPTS();
+		give_way();
 		visit_page(cursor, relation, block, &visit);
 		if (visit.count == 0)
 			set_bit(chunk->finished, block - chunk->piece.from);

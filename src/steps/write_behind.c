@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "engine/compat.h"
+#include "engine/give_way.h"
 #include "steps/write_behind.h"
 
 /* How often it goes on, in ms, and with how much: a share, but not less than */
@@ -77,6 +78,7 @@ write_blocks(Relation relation, BlockNumber from, BlockNumber until)
 	for (BlockNumber block = from; block < until; block++)
 	{
 		CHECK_FOR_INTERRUPTS();
+		give_way();
 		write_block(relation, block);
 	}
 	tell_disk(relation, from, until);
