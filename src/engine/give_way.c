@@ -43,10 +43,13 @@ void
 give_way(void)
 {
 	static int64 next_at = 0;
-	int64		left = clock_us();
+	int64		left;
 	int64		back;
 
-	if (left < next_at || !setting_give_way)
+	if (!setting_give_way)
+		return;
+	left = clock_us();
+	if (left < next_at)
 		return;
 	(void) sched_yield();
 	back = clock_us();
